@@ -1,0 +1,137 @@
+"""Every key of every config, with its default. The others are differences.
+
+Keys that name a folder take any path; empty means 'inside the work
+directory'. Sizes of the model are those of `mlagent_jax.model.config`.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+  """The defaults: a small model, every stage, and the design's constants."""
+  config = config_dict.ConfigDict()
+  config.seed = 0
+  # In this order; a stage that the work directory has completed is skipped.
+  config.stages = ('collect', 'sft', 'rl', 'evaluate')
+
+  config.tasks = config_dict.ConfigDict()
+  config.tasks.train = ('mnist5k', 'cells', 'ames')
+  config.tasks.held_out = ('tweet-affect',)
+
+  config.model = config_dict.ConfigDict()
+  config.model.num_layers = 3
+  config.model.embed_dim = 128
+  config.model.num_heads = 4
+  config.model.num_kv_heads = 4
+  config.model.head_dim = 32
+  config.model.ffn_dim = 384
+  config.model.qkv_bias = True
+  config.model.tied_embeddings = True
+  config.model.rope_theta = 10_000.0
+  config.model.rms_norm_eps = 1e-6
+  config.model.dtype = 'float32'
+  config.model.remat = 'none'
+
+  # 'sentencepiece' is trained on the training tasks' prompts and actions;
+  # 'huggingface' is read from `path`.
+  config.tokenizer = config_dict.ConfigDict()
+  config.tokenizer.kind = 'sentencepiece'
+  config.tokenizer.path = ''
+  config.tokenizer.vocab_size = 2400
+
+  # The product is the number of devices.
+  config.mesh = config_dict.ConfigDict()
+  config.mesh.data = 1
+  config.mesh.fsdp = 1
+  config.mesh.model = 1
+
+  config.agent = config_dict.ConfigDict()
+  config.agent.protocol = 'compact'  # or 'full', MLAgentBench's
+  config.agent.max_prompt_tokens = 256
+  config.agent.max_action_tokens = 40
+  config.agent.actions = (
+    'List Files',
+    'Inspect Script Lines',
+    'Edit Script',
+    'Edit Script Lines',
+    'Copy File',
+    'Undo Edit Script',
+    'Execute Script',
+    'Final Answer',
+  )
+  # Understand File and Edit Script (AI) need one.
+  config.agent.editor = ''
+
+  config.environment = config_dict.ConfigDict()
+  config.environment.sandbox = 'auto'  # bubblewrap, process
+  config.environment.workers = 2
+  config.environment.reuse_executions = True
+  config.environment.max_steps = 15
+  config.environment.max_minutes = 30.0
+
+  config.reward = config_dict.ConfigDict()
+  config.reward.alpha = 4.0
+
+  config.collect = config_dict.ConfigDict()
+  config.collect.ideas = 100
+  config.collect.diverse_ideas = 10
+  config.collect.min_ideas_per_trajectory = 1
+  config.collect.max_ideas_per_trajectory = 3
+  config.collect.trajectories_per_task = 50
+  config.collect.max_steps = 5
+
+  # The fixed set of states that training never sees: before and after RL,
+  # fresh samples for each are executed for real.
+  config.fixed_set = config_dict.ConfigDict()
+  config.fixed_set.states = 64
+  config.fixed_set.samples = 8
+
+  config.optimizer = config_dict.ConfigDict()
+  config.optimizer.b1 = 0.9
+  config.optimizer.b2 = 0.95
+  config.optimizer.eps = 1e-8
+  config.optimizer.clip_norm = 1.0
+
+  config.sft = config_dict.ConfigDict()
+  config.sft.steps = 240
+  config.sft.prompts_per_batch = 16
+  config.sft.actions_per_prompt = 4
+  config.sft.micro_batches = 1
+  config.sft.learning_rate = 2e-3
+  config.sft.schedule = 'cosine'
+  config.sft.warmup_steps = 20
+  config.sft.weight_decay = 0.01
+  config.sft.checkpoint_every = 100
+
+  config.rl = config_dict.ConfigDict()
+  config.rl.steps = 30
+  config.rl.states_per_batch = 16
+  config.rl.samples_per_state = 8
+  config.rl.micro_batches = 1
+  config.rl.updates_per_batch = 1
+  config.rl.temperature = 1.0
+  config.rl.learning_rate = 5e-4
+  config.rl.schedule = 'constant'
+  config.rl.warmup_steps = 0
+  config.rl.weight_decay = 0.0
+  config.rl.advantage = 'grpo'  # rloo, reinforce
+  config.rl.std_floor = 0.25
+  config.rl.clip_low = 0.2
+  config.rl.clip_high = 0.2
+  config.rl.dual_clip = 3.0
+  config.rl.aggregation = 'token-mean'
+  config.rl.kl_estimator = 'k3'
+  config.rl.kl_coef = 0.02
+  config.rl.entropy_coef = 0.0
+  config.rl.importance_cap = 2.0
+  # 'uniform': every prefix of every trajectory alike; 'balanced': the tasks
+  # take turns; 'distinct': they do, and prefixes of one prompt count once.
+  config.rl.pool = 'balanced'
+  config.rl.checkpoint_every = 5
+
+  config.evaluate = config_dict.ConfigDict()
+  config.evaluate.episodes = 8
+  config.evaluate.max_steps = 5
+  config.evaluate.temperature = 1.0
+  config.evaluate.bootstrap_samples = 10_000
+  return config

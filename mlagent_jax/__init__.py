@@ -1,0 +1,1 @@
+"""Trains LLM agents to do machine-learning engineering, in JAX."""

@@ -1,0 +1,319 @@
+"""Sandbox `bubblewrap`: namespaces by `bwrap`, without a daemon."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import platform
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Self
+
+from mlagent_jax.environment.records import (
+  Completed,
+  Limits,
+  SandboxUnavailable,
+)
+from mlagent_jax.environment.sandbox import (
+  accounts,
+  cgroups,
+  folder,
+  interpreter,
+  seccomp,
+  warden,
+  wrapped,
+)
+from mlagent_jax.environment.sandbox.leash import Leash
+from mlagent_jax.environment.sandbox.output import Output
+from mlagent_jax.environment.sandbox.supervision import (
+  completed,
+  failures,
+  rlimits,
+  supervise,
+)
+
+# The workspace has the same name in every run, so that outputs are the same.
+_WORKSPACE = '/workspace'
+_HOME = '/scratch'
+_PROBE = (interpreter.PYTHON, '-c', 'import encodings')
+
+# Shown if they exist: libraries of the system and how the loader finds them.
+_SYSTEM_FOLDERS = (
+  '/lib',
+  '/lib32',
+  '/lib64',
+  '/libx32',
+  '/usr/lib',
+  '/usr/lib32',
+  '/usr/lib64',
+  '/usr/libx32',
+  '/usr/local/lib',
+  '/usr/share/zoneinfo',
+  '/etc/alternatives',
+  '/etc/ld.so.cache',
+)
+
+
+class BubblewrapSandbox:
+  """Runs scripts in namespaces of their own, made by `bwrap`.
+
+  A script sees the interpreter, its packages, the system's libraries, the
+  workspace and the data, all but the workspace read-only; an empty /tmp,
+  which is its home; no network and no other processes. It has no
+  capabilities, cannot gain any, and a filter refuses system calls that only
+  an attack needs. Started by root, each run is a real user of its own;
+  started by anybody else, the run is that user in a user namespace. Where no
+  control group is writable, memory and processes are counted 50 times a
+  second.
+
+  `bwrap` reports a signal n as exit code 128 + n, and so does this sandbox
+  read it: a script that exits with 137 counts as killed by signal 9.
+
+  Attributes: see `Sandbox`.
+  """
+
+  kind = 'bubblewrap'
+
+  def __init__(self):
+    self.identity = interpreter.identity(self.kind)
+    self._place = cgroups.find_place()
+    self._closed = False
+
+  @staticmethod
+  def readiness() -> str:
+    """'' if it can run here, else what is missing."""
+    if sys.platform != 'linux':
+      return f'it needs Linux, this is {sys.platform}'
+    if not shutil.which('bwrap'):
+      return 'no bwrap on PATH: apt-get install bubblewrap'
+    if os.geteuid() == 0 and not shutil.which('setpriv'):
+      return 'no setpriv on PATH: apt-get install util-linux'
+    missing = interpreter.missing()
+    if missing:
+      return missing
+    return _probe()
+
+  def run(
+    self,
+    command: Sequence[str],
+    workspace: pathlib.Path,
+    limits: Limits,
+    *,
+    data: pathlib.Path | None = None,
+  ) -> Completed:
+    """Runs a command; see `Sandbox.run`."""
+    if self._closed:
+      raise SandboxUnavailable('the sandbox is closed')
+    return _run(self._place, command, workspace, limits, data)
+
+  def close(self) -> None:
+    """Runs nothing from now on; there is nothing to free."""
+    self._closed = True
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+
+def _run(
+  place: cgroups.Place | None,
+  command: Sequence[str],
+  workspace: pathlib.Path,
+  limits: Limits,
+  data: pathlib.Path | None,
+) -> Completed:
+  workspace = pathlib.Path(os.path.abspath(workspace))
+  data = None if data is None else pathlib.Path(data).resolve()
+  program = interpreter.command_line(command)
+  output = Output(limits.output_kb * 1024)
+  with contextlib.ExitStack() as stack:
+    user = None
+    if os.geteuid() == 0:
+      with failures():
+        user = stack.enter_context(accounts.lend())
+    folder.check(workspace, user, data)
+    stack.enter_context(failures())
+    stack.enter_context(folder.borrowed(workspace, user, data))
+    # bwrap's first process stays in the sandbox, beside the script.
+    leash = stack.enter_context(Leash(place, limits, overhead=1))
+    run = stack.enter_context(
+      wrapped.start(
+        _arguments(user, workspace, limits, data),
+        [*_drop_rights(user), *program],
+        interpreter.environment(limits, home=_HOME, scratch='/tmp'),
+        seccomp.program(),
+      )
+    )
+
+    def members() -> list[int]:
+      return [run.first, *warden.descendants(run.first)]
+
+    leash.hold(run.first, [workspace], members)
+    _set_rlimits(run.first, user, limits, leash.grouped)
+    started = time.monotonic()
+    run.go()
+    stop = supervise(
+      output_pipe=run.output,
+      output=output,
+      end=run.end,
+      ended=run.ended,
+      kill=run.kill,
+      watches=leash.watches,
+      limits=limits,
+    )
+    seconds = time.monotonic() - started
+    stop = leash.verdict(stop)
+    exit_code = run.exit_code()
+  if exit_code is None and stop is None:
+    raise SandboxUnavailable(f'bwrap failed: {output.text().strip()[-500:]}')
+  interpreter.check_after(exit_code)
+  return completed(stop, _as_in_subprocess(exit_code), output, seconds)
+
+
+def _arguments(
+  user: int | None,
+  workspace: pathlib.Path,
+  limits: Limits,
+  data: pathlib.Path | None,
+) -> list[str]:
+  """The command line of `bwrap`, up to its descriptors."""
+  bwrap = shutil.which('bwrap')
+  if bwrap is None:
+    raise SandboxUnavailable('there is no bwrap on PATH any more')
+  # Everything that can be written to has a size. /tmp comes first: the
+  # interpreter may lie below it, and a later mount would hide it.
+  arguments = [bwrap, *_tmpfs('/tmp', limits.workspace_mb << 20), *_visible()]
+  arguments += ['--proc', '/proc', '--dev', '/dev']
+  arguments += _tmpfs('/dev/shm', (limits.memory_mb << 20) // 4)
+  arguments += _tmpfs(_HOME, limits.workspace_mb << 20)
+  arguments += ['--bind', str(workspace), _WORKSPACE, '--chdir', _WORKSPACE]
+  if data is not None:
+    arguments += ['--ro-bind', str(data), f'{_WORKSPACE}/{folder.DATA}']
+  if user is not None:
+    for parent in reversed(pathlib.Path(_setpriv()).parents[:-1]):
+      arguments += ['--perms', '0755', '--dir', str(parent)]
+    arguments += ['--ro-bind', _setpriv(), _setpriv()]
+  # After the last mount point was made.
+  arguments += ['--remount-ro', '/dev', '--remount-ro', '/']
+  arguments += ['--die-with-parent', '--new-session', '--cap-drop', 'ALL']
+  arguments += ['--unshare-pid', '--unshare-net', '--unshare-ipc']
+  arguments += ['--unshare-uts', '--hostname', 'sandbox']
+  arguments += ['--unshare-cgroup-try']
+  if user is None:
+    return [*arguments, '--unshare-user']
+  # For bwrap to enter the workspace and `setpriv` to become the run's user,
+  # who has none of them.
+  for capability in ('DAC_READ_SEARCH', 'SETUID', 'SETGID', 'SETPCAP'):
+    arguments += ['--cap-add', f'CAP_{capability}']
+  return arguments
+
+
+def _tmpfs(path: str, size: int) -> list[str]:
+  return ['--perms', '1777', '--size', str(size), '--tmpfs', path]
+
+
+def _drop_rights(user: int | None) -> list[str]:
+  """The command that turns root inside into the run's user for good.
+
+  bwrap itself could only map root to another name: to the kernel it would
+  still be root, whom no limit on processes binds.
+  """
+  if user is None:
+    return []
+  none = [f'--{kind}=-all' for kind in ('bounding-set', 'inh-caps')]
+  ids = [f'--reuid={user}', f'--regid={user}', '--clear-groups']
+  return [_setpriv(), *ids, *none, '--no-new-privs', '--']
+
+
+@functools.cache
+def _visible() -> tuple[str, ...]:
+  """Options that show the interpreter and the system's libraries."""
+  mounts: list[tuple[str, str, str]] = []
+  shown = interpreter.folders()
+  for path in _SYSTEM_FOLDERS:
+    if os.path.islink(path):
+      mounts.append(('--symlink', os.readlink(path), path))
+    elif os.path.exists(path) and not any(
+      pathlib.Path(path).is_relative_to(other) for other in shown
+    ):
+      mounts.append(('--ro-bind', path, path))
+  mounts += [('--ro-bind', str(path), str(path)) for path in shown]
+  mounts += [
+    ('--symlink', target, path) for path, target in interpreter.links()
+  ]
+  arguments: list[str] = []
+  made = set()
+  for mount in mounts:
+    # Left to bwrap, these would be closed to everybody but root.
+    for parent in reversed(pathlib.Path(mount[2]).parents[:-1]):
+      if parent not in made:
+        arguments += ['--perms', '0755', '--dir', str(parent)]
+        made.add(parent)
+    arguments += mount
+  return tuple(arguments)
+
+
+@functools.cache
+def _setpriv() -> str:
+  return os.path.realpath(shutil.which('setpriv') or '/usr/bin/setpriv')
+
+
+def _set_rlimits(
+  first: int, user: int | None, limits: Limits, grouped: bool
+) -> None:
+  """Limits the first process inside, and so all that it will start."""
+  values = rlimits(limits, user)
+  if user is None and not grouped and _counts_by_namespace():
+    values.append((resource.RLIMIT_NPROC, limits.processes + 1))
+  try:
+    for number, value in values:
+      hard = resource.prlimit(first, number)[1]
+      if user is None and hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+      resource.prlimit(first, number, (value, value))
+  except OSError as error:
+    raise SandboxUnavailable(f'bwrap takes no limits: {error}') from error
+
+
+def _counts_by_namespace() -> bool:
+  """Whether RLIMIT_NPROC counts a user namespace apart (Linux 5.14)."""
+  major, minor = map(int, re.findall(r'\d+', platform.release())[:2])
+  return (major, minor) >= (5, 14)
+
+
+def _as_in_subprocess(exit_code: int | None) -> int:
+  """Minus the signal's number in place of 128 + that."""
+  if exit_code is None:
+    return -signal.SIGKILL
+  return 128 - exit_code if 128 < exit_code <= 128 + 64 else exit_code
+
+
+def _probe() -> str:
+  """Runs the interpreter once; '' if that works."""
+  path = pathlib.Path(tempfile.mkdtemp(prefix='mlagent_jax-probe-'))
+  try:
+    done = _run(None, _PROBE, path, Limits(), None)
+  except SandboxUnavailable as error:
+    hint = ''
+    if os.geteuid() != 0 and 'ermission' in str(error):
+      hint = (
+        ' (user namespaces may be closed to ordinary users here: see the'
+        ' settings kernel.unprivileged_userns_clone and'
+        ' kernel.apparmor_restrict_unprivileged_userns of sysctl)'
+      )
+    return f'{error}{hint}'
+  finally:
+    shutil.rmtree(path)
+  if done.exit_code != 0:
+    return (
+      f'{sys.executable} does not start in bwrap: {done.output.strip()[-300:]}'
+    )
+  return ''

@@ -1,0 +1,171 @@
+"""The host's side of the helper that starts scripts (see `warden`)."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from mlagent_jax.environment.records import SandboxUnavailable
+from mlagent_jax.environment.sandbox import warden
+from mlagent_jax.environment.sandbox.supervision import (
+  DEATH_SECONDS,
+  pipe,
+  readable,
+)
+
+_START_SECONDS = 20.0
+
+
+class Helper:
+  """The helper process (see `warden`); started again if it died."""
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._socket: socket.socket | None = None
+    self._process: subprocess.Popen | None = None
+    self._closed = False
+
+  def send(self, request: dict, descriptors: list[int]) -> None:
+    """Asks for a keeper.
+
+    Raises:
+      SandboxUnavailable: if the helper cannot be started.
+    """
+    message = json.dumps(request).encode()
+    if len(message) > warden.MESSAGE_BYTES:
+      raise ValueError(f'a command of {len(message)} bytes is too long')
+    with self._lock:
+      if self._closed:
+        raise SandboxUnavailable('the sandbox is closed')
+      for last in (False, True):
+        try:
+          if self._socket is None:
+            self._start()
+          socket.send_fds(self._socket, [message], descriptors)
+          return
+        except OSError as error:
+          self._stop()
+          if last:
+            raise SandboxUnavailable(
+              f'the helper that starts scripts is gone: {error}'
+            ) from error
+
+  def close(self) -> None:
+    """Ends the helper; its keepers end with their runs."""
+    with self._lock:
+      self._closed = True
+      self._stop()
+
+  def _start(self) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    self._socket = ours
+    with theirs:
+      self._process = subprocess.Popen(
+        [sys.executable, '-I', '-S', warden.__file__, str(theirs.fileno())],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        # A Ctrl-C is for the host, which ends its runs itself.
+        start_new_session=True,
+      )
+
+  def _stop(self) -> None:
+    if self._socket is not None:
+      self._socket.close()
+      self._socket = None
+    if self._process is not None:
+      # It would end by itself, unless a fork of the host holds the socket.
+      self._process.kill()
+      self._process.wait()
+      self._process = None
+
+
+class Status:
+  """What a keeper says, line by line."""
+
+  def __init__(self, pipe: int):
+    self.pipe = pipe
+    self.closed = False
+    self.exit_code: int | None = None
+    self.processes: tuple[int, int] | None = None  # keeper, script
+    self.error = ''
+    self.done = False
+    self._rest = b''
+
+  def read(self) -> bool:
+    """Takes what is there; true once the keeper has ended."""
+    try:
+      chunk = os.read(self.pipe, 4096)
+    except BlockingIOError:
+      return False
+    if not chunk:
+      self.closed = True
+      return True
+    *lines, self._rest = (self._rest + chunk).split(b'\n')
+    for line in lines:
+      word, _, value = line.decode().partition(' ')
+      if word == 'pid':
+        keeper, script = value.split()
+        self.processes = (int(keeper), int(script))
+      elif word == 'exit':
+        self.exit_code = int(value)
+      elif word == 'error':
+        self.error = value
+      else:
+        self.done = word == 'done'
+    return False
+
+  def wait_for_start(self) -> tuple[int, int]:
+    """Process ids of keeper and script.
+
+    Raises:
+      SandboxUnavailable: if there is no script after a while.
+    """
+    deadline = time.monotonic() + _START_SECONDS
+    while self.processes is None:
+      left = deadline - time.monotonic()
+      if not readable(self.pipe, left) or self.read():
+        raise SandboxUnavailable('the helper that starts scripts did not')
+    return self.processes
+
+  def wait_for_end(self) -> None:
+    """Returns when nothing of the run is left.
+
+    Raises:
+      SandboxUnavailable: if that does not happen.
+    """
+    deadline = time.monotonic() + DEATH_SECONDS
+    while not self.closed:
+      if not readable(self.pipe, deadline - time.monotonic()):
+        raise SandboxUnavailable('processes of a run do not die')
+      self.read()
+
+
+def tell(control: int, word: bytes) -> None:
+  """Says a word to a keeper; see `warden` for which there are."""
+  try:
+    os.write(control, word)
+  except BrokenPipeError:
+    pass  # the keeper has ended; its status says how
+
+
+def start(
+  stack: contextlib.ExitStack, helper: Helper, request: dict
+) -> tuple[int, Status, int]:
+  """Sends a request; gives the host's ends of output, status and control."""
+  with contextlib.ExitStack() as theirs:
+    output, output_writer = pipe(stack, theirs)
+    status, status_writer = pipe(stack, theirs)
+    control_reader, control = pipe(theirs, stack)
+    helper.send(request, [output_writer, status_writer, control_reader])
+  os.set_blocking(output, False)
+  os.set_blocking(status, False)
+  # Also if the host stops in the middle: all must be dead before the
+  # workspace is taken back.
+  said = Status(status)
+  stack.callback(said.wait_for_end)
+  stack.callback(tell, control, b'k')
+  return output, said, control

@@ -1,0 +1,237 @@
+"""How the model is fitted, and what is done with its predictions."""
+
+from mlagent_jax.exploration.library.recipe import Recipe, Slot
+
+
+def _fit(family: str, text: str, *lines: str, needs: str) -> Recipe:
+  return Recipe(family, text, Slot.FIT, lines, needs)
+
+
+def _post(family: str, text: str, *lines: str, needs: str) -> Recipe:
+  return Recipe(family, text, Slot.POST, lines, needs)
+
+
+OUTPUTS: tuple[Recipe, ...] = (
+  _fit(
+    'log-target',
+    'Regress on logarithmic targets, exponentiating afterwards.',
+    'from numpy import exp, log',
+    'model.fit(x, log(y))',
+    'predictions = exp(model.predict(x_test))',
+    needs='values',
+  ),
+  _fit(
+    'root-target',
+    'Fit the square root of the target.',
+    'model.fit(x, y ** 0.5)',
+    'predictions = model.predict(x_test) ** 2',
+    needs='values',
+  ),
+  _fit(
+    'reciprocal-target',
+    'Use the reciprocal of the target.',
+    'model.fit(x, 1 / y)',
+    'predictions = 1 / model.predict(x_test)',
+    needs='values',
+  ),
+  _fit(
+    'standard-target',
+    'Fit the target in units of its deviation.',
+    'model.fit(x, (y - y.mean()) / y.std())',
+    'predictions = model.predict(x_test) * y.std(ddof=0) + y.mean()',
+    needs='values one',
+  ),
+  _fit(
+    'sample-weights',
+    'Give rows with small targets more weight.',
+    'model.fit(x, y, sample_weight=1 / y)',
+    'predictions = model.predict(x_test)',
+    needs='values one',
+  ),
+  _fit(
+    'trimmed-fit',
+    'Refit without the worst outliers.',
+    'error = abs(model.fit(x, y).predict(x) - y)',
+    'keep = error < error.quantile(0.9)',
+    'predictions = model.fit(x[keep], y[keep]).predict(x_test)',
+    needs='values one',
+  ),
+  _fit(
+    'residual-fit',
+    'Use neighbours on the residuals.',
+    'from sklearn.neighbors import KNeighborsRegressor',
+    'model.fit(x, y)',
+    'rest = KNeighborsRegressor(20).fit(x, y - model.predict(x))',
+    'predictions = model.predict(x_test) + rest.predict(x_test)',
+    needs='values one',
+  ),
+  _fit(
+    'bootstrap-average',
+    'Use averages of bootstrap samples.',
+    'from sklearn.ensemble import BaggingRegressor',
+    'model = BaggingRegressor(model, random_state=0).fit(x, y)',
+    'predictions = model.predict(x_test)',
+    needs='values',
+  ),
+  _fit(
+    'sample-weights',
+    'Weight rows so that classes count the same.',
+    'from sklearn.utils.class_weight import compute_sample_weight',
+    "model.fit(x, y, sample_weight=compute_sample_weight('balanced', y))",
+    'predictions = model.predict(x_test)',
+    needs='labels',
+  ),
+  _fit(
+    'bootstrap-average',
+    'Let bootstrap copies of the model vote.',
+    'from sklearn.ensemble import BaggingClassifier',
+    'model = BaggingClassifier(model, random_state=0).fit(x, y)',
+    'predictions = model.predict(x_test)',
+    needs='labels',
+  ),
+  _fit(
+    'pseudo-labels',
+    'Train again on confident predictions for new rows.',
+    'from numpy import concatenate',
+    'sure = model.fit(x, y).predict_proba(x_test).max(axis=1) > 0.9',
+    'more = concatenate([y, model.predict(x_test)[sure]])',
+    'model.fit(concatenate([x, x_test[sure]]), more)',
+    'predictions = model.predict(x_test)',
+    needs='labels',
+  ),
+  _fit(
+    'label-cleaning',
+    'Refit without the rows that the model gets wrong.',
+    'keep = model.fit(x, y).predict(x) == y',
+    'model.fit(x[keep], y[keep])',
+    'predictions = model.predict(x_test)',
+    needs='labels',
+  ),
+  _fit(
+    'hard-labels',
+    'Submit hard labels instead of soft ones.',
+    'model.fit(x, y)',
+    'predictions = pd.get_dummies(model.predict(x_test)).to_numpy() * 1.0',
+    needs='probabilities',
+  ),
+  _fit(
+    'bootstrap-average',
+    'Use averages of bootstrap samples.',
+    'from sklearn.ensemble import BaggingClassifier',
+    'model = BaggingClassifier(model, random_state=0).fit(x, y)',
+    'predictions = model.predict_proba(x_test)',
+    needs='probabilities',
+  ),
+  _fit(
+    'sigmoid-calibration',
+    'Calibrate the probabilities with sigmoids.',
+    'from sklearn.calibration import CalibratedClassifierCV',
+    'model = CalibratedClassifierCV(model, cv=3).fit(x, y)',
+    'predictions = model.predict_proba(x_test)',
+    needs='probabilities',
+  ),
+  _fit(
+    'neighbour-blend',
+    'Blend in the votes of nearest neighbours.',
+    'from sklearn.neighbors import KNeighborsClassifier',
+    'other = KNeighborsClassifier(15).fit(x, y).predict_proba(x_test)',
+    'predictions = (model.fit(x, y).predict_proba(x_test) + other) / 2',
+    needs='probabilities',
+  ),
+  _fit(
+    'label-cleaning',
+    'Refit without the images that the model gets wrong.',
+    'keep = model.fit(x, y).predict(x) == y',
+    'predictions = model.fit(x[keep], y[keep]).predict_proba(x_test)',
+    needs='probabilities',
+  ),
+  _fit(
+    'log-probabilities',
+    'Answer with log-likelihoods because the metric takes logs.',
+    'model.fit(x, y)',
+    'predictions = model.predict_log_proba(x_test)',
+    needs='probabilities',
+  ),
+  _post(
+    'probability-clipping',
+    'Keep the probabilities away from zero and one.',
+    'predictions = predictions.clip(0.001, 0.999)',
+    needs='probabilities',
+  ),
+  _post(
+    'sharpening',
+    'Sharpen overcautious probabilities by exponentiation.',
+    'predictions = predictions**1.5',
+    'predictions = predictions / predictions.sum(axis=1, keepdims=True)',
+    needs='probabilities',
+  ),
+  _post(
+    'flattening',
+    'Flatten the probabilities with a square root.',
+    'predictions = predictions**0.5',
+    'predictions = predictions / predictions.sum(axis=1, keepdims=True)',
+    needs='probabilities',
+  ),
+  _post(
+    'label-smoothing',
+    'Use some of the uniform distribution.',
+    'predictions = 0.9 * predictions + 0.1 / predictions.shape[1]',
+    needs='probabilities',
+  ),
+  _post(
+    'prior-correction',
+    'Match the average prediction to the class shares.',
+    'predictions = predictions / predictions.mean(axis=0)',
+    'predictions = predictions / predictions.sum(axis=1, keepdims=True)',
+    needs='probabilities',
+  ),
+  _post(
+    'prediction-clipping',
+    'Clip predictions to the range of the targets.',
+    'predictions = predictions.clip(y.min(), y.max())',
+    needs='values one',
+  ),
+  _post(
+    'prediction-rounding',
+    'Round predictions to a thousand.',
+    'predictions = (predictions / 1000).round() * 1000',
+    needs='values one',
+  ),
+  _post(
+    'shrinkage',
+    'Shrink a fifth of the way towards the median.',
+    'predictions = 0.8 * predictions + 0.2 * y.median()',
+    needs='values one',
+  ),
+  _post(
+    'shrinkage',
+    'Pull predictions towards the mean of the targets.',
+    'predictions = 0.9 * predictions + 0.1 * y.mean().to_numpy()',
+    needs='values many',
+  ),
+  _post(
+    'bias-correction',
+    'Correct the bias by the median ratio on training rows.',
+    'predictions = predictions * (y / model.predict(x)).median()',
+    needs='values one',
+  ),
+  _post(
+    'prediction-stretching',
+    'Stretch predictions away from their mean.',
+    'predictions = 1.1 * predictions - 0.1 * predictions.mean(axis=0)',
+    needs='values',
+  ),
+  _post(
+    'prediction-ranks',
+    'Give predictions the distribution of the targets.',
+    'order = predictions.argsort().argsort() / (len(predictions) - 1)',
+    'predictions = y.quantile(order).to_numpy()',
+    needs='values one',
+  ),
+  _post(
+    'safety-margin',
+    'Use slightly lower values.',
+    'predictions = 0.95 * predictions',
+    needs='values',
+  ),
+)

@@ -1,0 +1,171 @@
+"""Grouped-query attention: over a layout, and over cached keys and values.
+
+`prepare` is the one place that chooses an implementation. It is asked once a
+forward pass, before the scan over layers, so that what all layers share can be
+made once; what it returns is called by every layer.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mlagent_jax.model.config import ModelConfig
+from mlagent_jax.model.layers import constant, contract, parameter, rotate
+from mlagent_jax.model.layout import Layout
+from mlagent_jax.model.sharding import constrain
+
+# Finite, so that a row of padding, which sees nothing, stays free of NaN.
+_MASKED = float(jnp.finfo(jnp.float32).min)
+
+# Large enough for a matrix unit, small enough for a cache.
+QUERY_BLOCK = 64
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def prepare(layout: Layout) -> Attend:
+  """The attention of one forward pass over `layout`.
+
+  Returns:
+    attend(q [B, T, N, H], k [B, T, K, H], v [B, T, K, H]) -> [B, T, N, H].
+    What it returns for padding tokens (segment 0) is finite and meaningless.
+  """
+  return functools.partial(plain_attention, layout=layout)
+
+
+def plain_attention(q, k, v, layout: Layout) -> jax.Array:
+  """softmax(q k^T / sqrt(H)) v, for a block of queries at a time.
+
+  The scores of one block, [B, N, C, T] with C at most QUERY_BLOCK, are all
+  that exists of [B, N, T, T], forward and backward (they are computed again):
+  memory grows with T, and on a CPU a block stays in its caches.
+
+  Args:
+    q: [B, T, N, H].
+    k: [B, T, K, H], each serving N / K consecutive query heads.
+    v: [B, T, K, H].
+    layout: which token sees which.
+
+  Returns:
+    [B, T, N, H] in the dtype of q; scores and softmax are float32.
+  """
+  B, T, N, H = q.shape
+  K = k.shape[2]
+  blocks = -(-T // QUERY_BLOCK)
+  C = -(-T // blocks)
+  q = jnp.pad(q * H**-0.5, ((0, 0), (0, blocks * C - T), (0, 0), (0, 0)))
+  q = q.reshape(B, blocks, C, K, N // K, H).transpose(1, 0, 3, 4, 2, 5)
+  k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [B, K, T, H]
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)  # inside a loop
+  def one_block(block):
+    q, queries = block  # [B, K, N / K, C, H], [C]
+    scores = contract('bkrch,bksh->bkrcs', q, k, jnp.float32)
+    seen = layout.mask(queries)[:, None, None]
+    scores = jnp.where(seen, scores, _MASKED)
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - top)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    # Divided after the product, as in flash attention (arXiv 2205.14135): the
+    # backward pass then sums over H and not over T.
+    out = contract('bkrcs,bksh->bkrch', weights.astype(v.dtype), v, jnp.float32)
+    return (out / total).astype(v.dtype)
+
+  queries = jnp.arange(blocks * C).reshape(blocks, C)
+  out = jax.lax.map(one_block, (q, queries))  # [blocks, B, K, N / K, C, H]
+  out = out.transpose(1, 0, 4, 2, 3, 5).reshape(B, blocks * C, N, H)
+  return out[:, :T]
+
+
+def cached_attention(q, new, prompt, suffix, lengths, step) -> jax.Array:
+  """Attention of one new token of each sample, without copying a prompt.
+
+  Args:
+    q: [S, G, N, H], queries of the new tokens.
+    new: their keys and values, a pair of [S, G, K, H].
+    prompt: keys and values of the prompts, a pair of [S, P, K, H].
+    suffix: keys and values that the samples added, a pair of [S, G, A, K, H].
+    lengths: [S] int32, how many of P are real.
+    step: scalar int, how many of A are written.
+
+  Returns:
+    [S, G, N, H].
+  """
+  S, G, N, H = q.shape
+  P, K = prompt[0].shape[1:3]
+  A = suffix[0].shape[2]
+  q = (q * H**-0.5).reshape(S, G, K, N // K, H)
+
+  def scores(equation, keys, seen):
+    raw = jnp.einsum(equation, q, keys, preferred_element_type=jnp.float32)
+    return jnp.where(seen, raw, _MASKED)
+
+  in_prompt = jnp.arange(P) < lengths[:, None, None, None, None]
+  all_scores = [
+    scores('sgkrh,spkh->sgkrp', prompt[0], in_prompt),
+    scores('sgkrh,sgakh->sgkra', suffix[0], jnp.arange(A) < step),
+    scores('sgkrh,sgkh->sgkr', new[0], True)[..., None],
+  ]
+  weights = jax.nn.softmax(jnp.concatenate(all_scores, axis=-1), axis=-1)
+  to_prompt, to_suffix, to_new = jnp.split(
+    weights.astype(q.dtype), [P, P + A], axis=-1
+  )
+  out = (
+    jnp.einsum('sgkrp,spkh->sgkrh', to_prompt, prompt[1])
+    + jnp.einsum('sgkra,sgakh->sgkrh', to_suffix, suffix[1])
+    + to_new * new[1][:, :, :, None]
+  )
+  return out.reshape(S, G, N, H)
+
+
+class Attention(nnx.Module):
+  """Projections of grouped-query attention; `attend` does the rest."""
+
+  def __init__(self, config: ModelConfig, out_scale: float, rngs: nnx.Rngs):
+    D, N, K, H = (
+      config.embed_dim,
+      config.num_heads,
+      config.num_kv_heads,
+      config.head_dim,
+    )
+    to_heads = ('embed', 'heads', 'head_dim')
+    to_kv_heads = ('embed', 'kv_heads', 'head_dim')
+    from_heads = ('heads', 'head_dim', 'embed')
+    self.wq = parameter(rngs, (D, N, H), to_heads, D**-0.5)
+    self.wk = parameter(rngs, (D, K, H), to_kv_heads, D**-0.5)
+    self.wv = parameter(rngs, (D, K, H), to_kv_heads, D**-0.5)
+    out_scale *= (N * H) ** -0.5
+    self.wo = parameter(rngs, (N, H, D), from_heads, out_scale)
+    self.bias = config.qkv_bias
+    if self.bias:
+      self.bq = constant(0.0, (N, H), to_heads[1:])
+      self.bk = constant(0.0, (K, H), to_kv_heads[1:])
+      self.bv = constant(0.0, (K, H), to_kv_heads[1:])
+
+  def project(self, x: jax.Array, angles) -> tuple[jax.Array, ...]:
+    """Queries, keys and values of [B, T, D], rotated.
+
+    Args:
+      x: [B, T, D].
+      angles: cosine and sine [B, T, H / 2].
+
+    Returns:
+      q [B, T, N, H], k [B, T, K, H] and v [B, T, K, H].
+    """
+    q = contract('btd,dnh->btnh', x, self.wq[...].astype(x.dtype))
+    k = contract('btd,dkh->btkh', x, self.wk[...].astype(x.dtype))
+    v = contract('btd,dkh->btkh', x, self.wv[...].astype(x.dtype))
+    if self.bias:
+      q += self.bq[...].astype(x.dtype)
+      k += self.bk[...].astype(x.dtype)
+      v += self.bv[...].astype(x.dtype)
+    q = constrain(rotate(q, angles), ('batch', None, 'heads', None))
+    k = constrain(rotate(k, angles), ('batch', None, 'kv_heads', None))
+    return q, k, constrain(v, ('batch', None, 'kv_heads', None))
+
+  def output(self, heads: jax.Array) -> jax.Array:
+    """Maps [B, T, N, H] to [B, T, D]."""
+    return contract('btnh,nhd->btd', heads, self.wo[...].astype(heads.dtype))

@@ -1,0 +1,231 @@
+"""The decoder of Qwen2/2.5 and Llama: stacked blocks under one scan.
+
+Definition in Flax NNX, functional at the boundary: `make_model` returns a
+static graphdef and a pytree of parameters; `nnx.merge(graphdef, params)` is
+the model again, inside or outside of jit.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mlagent_jax.model import cache as kv_cache
+from mlagent_jax.model.attention import Attention, cached_attention, prepare
+from mlagent_jax.model.config import ModelConfig
+from mlagent_jax.model.layers import RMSNorm, SwiGLU, parameter, rotary_angles
+from mlagent_jax.model.layout import Layout, right_padded
+from mlagent_jax.model.sharding import constrain, state_shardings
+
+# What the backward pass of a block may keep (ModelConfig.remat).
+_REMAT = {
+  'none': lambda body: body,
+  'dots': lambda body: jax.checkpoint(
+    body,
+    policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    prevent_cse=False,  # a scan already prevents it
+  ),
+  'full': lambda body: jax.checkpoint(body, prevent_cse=False),
+}
+_BETWEEN_BLOCKS = ('batch', 'sequence', None)
+
+
+class Block(nnx.Module):
+  """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    D, epsilon = config.embed_dim, config.rms_norm_eps
+    # 2 L branches add up in the residual stream.
+    out_scale = (2 * config.num_layers) ** -0.5
+    self.attention_norm = RMSNorm(D, epsilon)
+    self.attention = Attention(config, out_scale, rngs)
+    self.mlp_norm = RMSNorm(D, epsilon)
+    self.mlp = SwiGLU(D, config.ffn_dim, out_scale, rngs)
+
+  def __call__(self, x, angles, attend):
+    """One block over [B, T, D].
+
+    Args:
+      x: [B, T, D].
+      angles: rotary cosine and sine, [B, T, H / 2].
+      attend: (q, k, v) -> [B, T, N, H].
+
+    Returns:
+      [B, T, D], and the keys and values [B, T, K, H] of these tokens.
+    """
+    q, k, v = self.attention.project(self.attention_norm(x), angles)
+    x += self.attention.output(attend(q, k, v))
+    x += self.mlp(self.mlp_norm(x))
+    return x, (k, v)
+
+
+class Decoder(nnx.Module):
+  """A decoder-only transformer with its blocks stacked on a layer axis."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    V, D = config.vocab_size, config.embed_dim
+    self.embedding = parameter(rngs, (V, D), ('vocab', 'embed'), D**-0.5)
+
+    @nnx.split_rngs(splits=config.num_layers)
+    @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: 'layers'})
+    def make_blocks(rngs):
+      return Block(config, rngs=rngs)
+
+    self.blocks = make_blocks(rngs)
+    self.final_norm = RMSNorm(D, config.rms_norm_eps)
+    if not config.tied_embeddings:
+      self.output = parameter(rngs, (D, V), ('embed', 'vocab'), D**-0.5)
+
+  def __call__(self, tokens: jax.Array, layout: Layout) -> jax.Array:
+    """Hidden states after the final norm.
+
+    Args:
+      tokens: [B, T] int32.
+      layout: which token sees which, and positions.
+
+    Returns:
+      [B, T, D] in the dtype of the computation; meaningless where padding.
+    """
+    attend = prepare(layout)
+    angles = self._angles(layout.positions)
+
+    def body(x, block):
+      x, _ = block(x, angles, attend)
+      return constrain(x, _BETWEEN_BLOCKS), None
+
+    x = constrain(self._embed(tokens), _BETWEEN_BLOCKS)
+    x, _ = self._scan_blocks(body, x)
+    return self.final_norm(x)
+
+  def head(self) -> jax.Array:
+    """The output weight [D, V] in the dtype of the computation."""
+    if self.config.tied_embeddings:
+      weight = self.embedding[...].T
+    else:
+      weight = self.output[...]
+    return weight.astype(self.config.dtype)
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """Maps [..., D] to [..., V] logits in float32."""
+    return jnp.einsum(
+      '...d,dv->...v',
+      hidden,
+      self.head(),
+      preferred_element_type=jnp.float32,
+    )
+
+  def prefill(
+    self, tokens: jax.Array, lengths: jax.Array
+  ) -> tuple[jax.Array, kv_cache.Cache]:
+    """Computes S prompts once.
+
+    Args:
+      tokens: [S, P] int32, padded on the right.
+      lengths: [S] int32, at least 1.
+
+    Returns:
+      The hidden state [S, D] (after the final norm) of each prompt's last
+      token, and the prompts' cache [L, S, P, K, H].
+    """
+    layout = right_padded(lengths, tokens.shape[1])
+    attend = prepare(layout)
+    angles = self._angles(layout.positions)
+    x = constrain(self._embed(tokens), ('batch', None, None))
+    x, (keys, values) = self._scan_blocks(
+      lambda x, block: block(x, angles, attend), x
+    )
+    last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    return self.final_norm(last), kv_cache.prompt_cache(keys, values)
+
+  def decode(
+    self,
+    tokens: jax.Array,
+    step: jax.Array,
+    lengths: jax.Array,
+    prompt_cache: kv_cache.Cache,
+    suffix_cache: kv_cache.Cache,
+  ) -> tuple[jax.Array, kv_cache.Cache]:
+    """Computes one more token of every sample.
+
+    A token sees its prompt, the earlier tokens of its own sample and itself;
+    its position is lengths + step.
+
+    Args:
+      tokens: [S, G] int32, the tokens at suffix index `step`.
+      step: scalar int, how many tokens each suffix holds already; less than A.
+      lengths: [S] int32, the prompts' lengths.
+      prompt_cache: [L, S, P, K, H], as of `prefill`.
+      suffix_cache: [L, S, G, A, K, H], as of `cache.empty_suffix_cache`.
+
+    Returns:
+      Hidden states [S, G, D] after the final norm, and the suffix cache with
+      these tokens appended.
+    """
+    positions = jnp.broadcast_to((lengths + step)[:, None], tokens.shape)
+    angles = self._angles(positions)
+
+    def body(x, block, prompt, suffix):
+      def attend(q, k, v):
+        prompt_pair = prompt.keys, prompt.values
+        suffix_pair = suffix.keys, suffix.values
+        return cached_attention(
+          q, (k, v), prompt_pair, suffix_pair, lengths, step
+        )
+
+      return block(x, angles, attend)
+
+    # The samples of a state stand where a row's tokens stand in training.
+    x = constrain(self._embed(tokens), ('batch', None, None))
+    x, (keys, values) = self._scan_blocks(body, x, prompt_cache, suffix_cache)
+    suffix_cache = kv_cache.append(suffix_cache, step, keys, values)
+    return self.final_norm(x), suffix_cache
+
+  def _embed(self, tokens):
+    return self.embedding[...].astype(self.config.dtype)[tokens]
+
+  def _angles(self, positions):
+    return rotary_angles(
+      positions, self.config.head_dim, self.config.rope_theta
+    )
+
+  def _scan_blocks(self, body, x, *per_layer):
+    """Scans body(x, block, *one layer of each) -> (x, output) over layers."""
+    graphdef, params = nnx.split(self.blocks)
+
+    def step(x, layer):
+      params, *rest = layer
+      return body(x, nnx.merge(graphdef, params), *rest)
+
+    step = _REMAT[self.config.remat](step)
+    return jax.lax.scan(step, x, (params, *per_layer))
+
+
+def make_model(
+  config: ModelConfig, seed: int, mesh: jax.sharding.Mesh | None = None
+) -> tuple[nnx.GraphDef, nnx.State]:
+  """A freshly initialised decoder.
+
+  Args:
+    config: its shape.
+    seed: the same seed gives the same parameters on every mesh.
+    mesh: if given, every parameter is created in its place, never whole.
+
+  Returns:
+    The static graphdef and the parameters; `nnx.merge` joins them.
+
+  Raises:
+    ValueError: if an axis of a parameter does not divide by the mesh.
+  """
+  graphdef, shapes = abstract_model(config)
+
+  def initialise():
+    return nnx.state(Decoder(config, rngs=nnx.Rngs(params=seed)), nnx.Param)
+
+  shardings = None if mesh is None else state_shardings(shapes, mesh)
+  return graphdef, jax.jit(initialise, out_shardings=shardings)()
+
+
+def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+  """The graphdef and the parameters' shapes, without computing anything."""
+  model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0)))
+  return nnx.split(model)

@@ -1,0 +1,173 @@
+"""Log-probabilities of given tokens under the decoder, in chunks.
+
+With V = 152064 the logits of one 16k-token row are 10 GB, so they exist for a
+chunk of positions at a time, and are computed again in the backward pass.
+
+A batch is a dict of arrays as `mlagent_jax.batching` makes it. Axes: B rows, T
+tokens, S states, G samples of a state, A tokens of an action, D model, V
+vocabulary. Log-probabilities are natural logarithms in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mlagent_jax.model.layout import Layout
+from mlagent_jax.model.sharding import constrain, on_mesh
+
+
+def token_logps(
+  hidden, head, targets, *, chunk=128, temperature=1.0, entropy_gradient=False
+):
+  """Log-probabilities of targets, and entropies, without [B, T, V] in memory.
+
+  Logits exist for `chunk` positions at a time, forward and backward.
+
+  Args:
+    hidden: [B, T, D], after the final norm.
+    head: [D, V], the output weight.
+    targets: [B, T] int32.
+    chunk: positions of T computed at once: B * chunk * V * 4 bytes.
+    temperature: divides the logits; the distribution is the sampler's.
+    entropy_gradient: whether gradients flow through the entropy; it costs
+      nothing in the backward pass otherwise.
+
+  Returns:
+    (logps, entropy): [B, T] float32 each.
+  """
+  B, T, _ = hidden.shape
+  head = head.astype(hidden.dtype)
+  chunk = min(chunk, T)
+  chunks = -(-T // chunk)
+
+  def split(x):  # [B, T, …] -> [chunks, B, chunk, …]
+    pad = [(0, 0)] * x.ndim
+    pad[1] = (0, chunks * chunk - T)
+    x = jnp.pad(x, pad).reshape(B, chunks, chunk, *x.shape[2:])
+    return jnp.moveaxis(x, 1, 0)
+
+  @jax.checkpoint
+  def one_chunk(hidden, targets):
+    logits = jnp.einsum(
+      'btd,dv->btv', hidden, head, preferred_element_type=jnp.float32
+    )
+    logits = constrain(logits, ('batch', None, 'vocab')) / temperature
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    # A masked sum and not a gather: V may be split over devices.
+    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    logps = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - log_z
+    if not entropy_gradient:
+      logits, log_z = jax.lax.stop_gradient((logits, log_z))
+    probs = jnp.exp(logits - log_z[..., None])
+    return logps, log_z - jnp.sum(probs * logits, axis=-1)
+
+  _, (logps, entropy) = jax.lax.scan(
+    lambda _, x: (None, one_chunk(*x)), None, (split(hidden), split(targets))
+  )
+
+  def join(x):  # [chunks, B, chunk] -> [B, T]
+    return jnp.moveaxis(x, 0, 1).reshape(B, chunks * chunk)[:, :T]
+
+  return join(logps), join(entropy)
+
+
+def action_hidden(hidden, batch):
+  """The hidden states that predict the actions' tokens (shared prompt).
+
+  In [prompt | G slots of A tokens] token j > 0 of a slot is predicted from the
+  slot's token j - 1, and token 0 of every slot from the prompt's last token.
+
+  Args:
+    hidden: [S, P + G * A, D].
+    batch: 'lengths' [S] of the prompts; the shape of 'targets' [S, G, A].
+
+  Returns:
+    [S, G, A, D].
+  """
+  S, G, A = batch['targets'].shape
+  D = hidden.shape[-1]
+  slots = hidden[:, hidden.shape[1] - G * A :].reshape(S, G, A, D)
+  last = (batch['lengths'] - 1)[:, None, None]
+  first = jnp.take_along_axis(hidden, last, axis=1)[:, None]  # [S, 1, 1, D]
+  first = jnp.broadcast_to(first, (S, G, 1, D))
+  return jnp.concatenate([first, slots[:, :, :-1]], axis=2)
+
+
+def action_logps(hidden, head, batch, **options):
+  """`token_logps` of the actions of the shared-prompt layout.
+
+  Args:
+    hidden: [S, P + G * A, D].
+    head: [D, V].
+    batch: as made by `batching.group_layout`.
+    **options: of `token_logps`.
+
+  Returns:
+    (logps, entropy): [S, G, A] float32, meaningless outside batch['mask'].
+  """
+  S, G, A = batch['targets'].shape
+  predicting = action_hidden(hidden, batch).reshape(S, G * A, -1)
+  targets = batch['targets'].reshape(S, G * A)
+  logps, entropy = token_logps(predicting, head, targets, **options)
+  return logps.reshape(S, G, A), entropy.reshape(S, G, A)
+
+
+def batch_logps(model, batch, **options):
+  """Log-probabilities and entropies of a batch's targets under a model.
+
+  Args:
+    model: `model.decoder.Decoder`.
+    batch: of `batching.group_layout` (targets [S, G, A]) or of
+      `batching.pack_sft` (targets [B, T]).
+    **options: of `token_logps`.
+
+  Returns:
+    (logps, entropy) with the shape of batch['targets'].
+  """
+  layout = Layout(batch['positions'], batch['segment_ids'], batch['slot_ids'])
+  # Between blocks the sequence is split; positions are gathered from here on.
+  hidden = constrain(model(batch['tokens'], layout), ('batch', None, None))
+  if batch['targets'].ndim == 3:
+    return action_logps(hidden, model.head(), batch, **options)
+  return token_logps(hidden, model.head(), batch['targets'], **options)
+
+
+def make_compute_logps(
+  graphdef, *, temperature=1.0, chunk=128, micro_batches=1, mesh=None
+):
+  """Makes the jitted function that computes `logps_old` and `logps_ref`.
+
+  Args:
+    graphdef: of the decoder.
+    temperature: of the sampler.
+    chunk: of `token_logps`.
+    micro_batches: the leading axis is computed in that many parts.
+    mesh: the mesh that the parameters live on, or None.
+
+  Returns:
+    compute_logps(params, batch as of `train_state.put_batch`) -> float32 with
+    the shape of batch['targets'].
+  """
+  options = {'chunk': chunk, 'temperature': temperature}
+
+  def compute(params, batch):
+    with on_mesh(mesh):
+      model = nnx.merge(graphdef, params)
+
+      def part(rows):
+        return batch_logps(model, rows, **options)[0]
+
+      if micro_batches == 1:
+        return part(batch)
+      logps = jax.lax.map(part, jax.tree.map(split, batch))
+      return jnp.moveaxis(logps, 0, 1).reshape(batch['targets'].shape)
+
+  def split(x):  # as the train step splits
+    if x.shape[0] % micro_batches:
+      raise ValueError(
+        f'batch {x.shape[0]} is not divisible by {micro_batches} micro-batches'
+      )
+    x = x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
+    return constrain(x, (None, 'batch', *(None,) * (x.ndim - 2)))
+
+  return jax.jit(compute)

@@ -1,0 +1,191 @@
+"""Where every array lives: one table from logical axes to mesh axes.
+
+The mesh has three axes: `data` (replicas), `fsdp` (parameters and their
+moments split over devices that each hold a part of the batch) and `model`
+(tensor parallelism: heads, FFN and vocabulary; between blocks activations are
+split along the sequence over it). Layers and batches name logical axes only;
+nothing but RULES names a mesh axis.
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+PartitionSpec = jax.sharding.PartitionSpec
+
+MESH_AXES = ('data', 'fsdp', 'model')
+
+RULES = (
+  # Activations.
+  ('batch', ('data', 'fsdp')),
+  ('sequence', 'model'),
+  # Activations and parameters.
+  ('heads', 'model'),
+  ('kv_heads', 'model'),
+  ('head_dim', None),
+  ('ffn', 'model'),
+  ('vocab', 'model'),
+  # Parameters.
+  ('layers', None),
+  ('embed', 'fsdp'),
+  ('norm', None),
+)
+_MESH_AXES_OF = dict(RULES)
+
+
+def make_mesh(
+  data: int, fsdp: int, model: int, devices: Sequence | None = None
+) -> jax.sharding.Mesh:
+  """A mesh of `data * fsdp * model` devices (all devices by default).
+
+  Raises:
+    ValueError: if the product is not the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  shape = (data, fsdp, model)
+  if min(shape) < 1 or math.prod(shape) != len(devices):
+    raise ValueError(
+      f'mesh data={data} x fsdp={fsdp} x model={model} has'
+      f' {math.prod(shape)} places, but there are {len(devices)} devices'
+    )
+  # Explicit axes are the default of jax.make_mesh; ours are Auto: the compiler
+  # propagates shardings between the constraints that the model states.
+  auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+  return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
+
+
+def logical_spec(axes: Sequence[str | None]) -> PartitionSpec:
+  """The PartitionSpec of an array whose axes are named as in RULES.
+
+  Raises:
+    ValueError: if RULES has no such axis.
+  """
+  for axis in axes:
+    if axis is not None and axis not in _MESH_AXES_OF:
+      raise ValueError(
+        f'no logical axis {axis!r} in RULES; there are {sorted(_MESH_AXES_OF)}'
+      )
+  return PartitionSpec(*(_MESH_AXES_OF.get(axis) for axis in axes))
+
+
+def logical_sharding(
+  mesh: jax.sharding.Mesh, axes: Sequence[str | None]
+) -> jax.sharding.NamedSharding:
+  """The sharding on `mesh` of an array with these logical axes."""
+  return jax.sharding.NamedSharding(mesh, logical_spec(axes))
+
+
+def check_divides(mesh, shape: Sequence[int], axes, what: str) -> None:
+  """Raises ValueError, with numbers, if an axis cannot be split evenly."""
+  for size, axis in zip(shape, axes, strict=True):
+    names = _MESH_AXES_OF.get(axis) or ()
+    names = (names,) if isinstance(names, str) else names
+    devices = math.prod(mesh.shape[name] for name in names)
+    if size % devices:
+      raise ValueError(
+        f'{what}: axis {axis!r} of size {size} is not divisible by the'
+        f' {devices} devices of mesh axis {" x ".join(names)}'
+      )
+
+
+def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+  """Asks the compiler to lay `x` out by RULES on the current mesh.
+
+  The mesh is the one of `jax.set_mesh` or `jax.sharding.use_abstract_mesh`.
+  Without one (a single device), `x` is returned as it is.
+
+  Raises:
+    ValueError: if an axis of `x` does not divide by its devices.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  check_divides(mesh, x.shape, axes, f'activation {tuple(x.shape)}')
+  return jax.lax.with_sharding_constraint(x, logical_spec(axes))
+
+
+def on_mesh(mesh: jax.sharding.Mesh | None):
+  """A context, inside a traced function, that makes `constrain` see `mesh`."""
+  if mesh is None:
+    return contextlib.nullcontext()
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """The sharding of an array whose first axis is the batch."""
+  return logical_sharding(mesh, ('batch',))
+
+
+def check_batch_divides(
+  mesh: jax.sharding.Mesh | None, batch_size: int, what: str
+) -> None:
+  """Raises ValueError, with numbers, if a batch cannot be split over `mesh`.
+
+  Args:
+    mesh: the mesh, or None for a single device (every batch fits).
+    batch_size: B.
+    what: the config key or the name of the batch, for the message.
+  """
+  if mesh is not None:
+    check_divides(mesh, (batch_size,), ('batch',), what)
+
+
+def _logical_axes(variable: nnx.Variable) -> tuple[str | None, ...]:
+  return variable.get_metadata('out_sharding', None) or ()
+
+
+def _is_variable(node) -> bool:
+  return isinstance(node, nnx.Variable)
+
+
+def state_shardings(state, mesh: jax.sharding.Mesh):
+  """The sharding of every array in a tree of parameters.
+
+  Args:
+    state: a pytree that may hold parameters anywhere (model parameters,
+      gradients, an optimizer state with moments shaped like parameters), as
+      arrays or as shapes. What is not a parameter is replicated.
+    mesh: the mesh.
+
+  Returns:
+    A tree of the same structure with a NamedSharding for every array.
+
+  Raises:
+    ValueError: if an axis of a parameter does not divide by its devices.
+  """
+
+  def sharding(path, node):
+    if not _is_variable(node):
+      return logical_sharding(mesh, ())
+    axes = _logical_axes(node)
+    value = node.get_value()
+    if len(axes) != len(value.shape):  # such as a factored second moment
+      return node.replace(logical_sharding(mesh, ()))
+    name = jax.tree_util.keystr(path, simple=True, separator='.')
+    check_divides(mesh, value.shape, axes, f'parameter {name}')
+    return node.replace(logical_sharding(mesh, axes))
+
+  return jax.tree.map_with_path(sharding, state, is_leaf=_is_variable)
+
+
+def constrain_state(state):
+  """`state` with every parameter in it constrained to its own sharding.
+
+  Gradients and moments can lose their sharding inside a jitted step unless
+  they are constrained. A no-op without a mesh.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return state
+
+  def constrained(node):
+    if not _is_variable(node):
+      return node
+    axes = _logical_axes(node)
+    value = node.get_value()
+    axes = axes if len(axes) == value.ndim else (None,) * value.ndim
+    return node.replace(constrain(value, axes))
+
+  return jax.tree.map(constrained, state, is_leaf=_is_variable)

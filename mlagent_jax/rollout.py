@@ -1,0 +1,285 @@
+"""Where the policy (device) and the workers (host) meet, and nowhere else.
+
+`sample_replies` asks the policy; `execute_replies` asks the environment;
+`play_episodes` alternates them for whole episodes, all episodes in step.
+What the policy sampled stays as token ids: nothing is tokenised again.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from mlagent_jax import reward as reward_lib
+from mlagent_jax.environment import records
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+  """One sampled action, before anything was executed.
+
+  Attributes:
+    text: the decoded tokens, without the stop token.
+    token_ids: as sampled, stop token included.
+    logps: the sampler's log-probability of each token, nats.
+    finished: a stop token was sampled (else the token budget ended it).
+  """
+
+  text: str
+  token_ids: tuple[int, ...]
+  logps: tuple[float, ...]
+  finished: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Executed:
+  """A reply, what became of it, and its reward."""
+
+  reply: Reply
+  outcome: records.Outcome
+  after: records.Snapshot
+  reward: float
+
+
+class Policy:
+  """A model that writes replies: a compiled sampler and its tokenizer.
+
+  Args:
+    sampler: from `sampling.make_sampler`; G samples a prompt.
+    tokenizer: from `agent.tokenizer`.
+    samples_per_prompt: G.
+    prompt_length: the longest prompt that is allowed, in tokens.
+    batch_size: S of the compiled program; smaller batches are padded.
+  """
+
+  def __init__(
+    self,
+    sampler: Callable,
+    tokenizer,
+    *,
+    samples_per_prompt: int,
+    prompt_length: int,
+    batch_size: int,
+  ):
+    self._sampler = sampler
+    self._tokenizer = tokenizer
+    self._samples_per_prompt = samples_per_prompt
+    self._prompt_length = prompt_length
+    self._batch_size = batch_size
+
+  def sample_replies(
+    self, params, prompts: Sequence[Sequence[int]], seeds: np.ndarray
+  ) -> list[list[Reply]]:
+    """G replies for each prompt.
+
+    Args:
+      params: parameters of the model.
+      prompts: token ids of each prompt, any number of prompts.
+      seeds: [len(prompts), G] uint32; a sample depends on its prompt, its
+        seed and the parameters, and on nothing else in the batch.
+
+    Raises:
+      ValueError: if a prompt is longer than the policy's prompt length.
+    """
+    replies = []
+    for start in range(0, len(prompts), self._batch_size):
+      end = start + self._batch_size
+      replies += self._sample_batch(
+        params, prompts[start:end], seeds[start:end]
+      )
+    return replies
+
+  def _sample_batch(self, params, prompts, seeds) -> list[list[Reply]]:
+    S, G = self._batch_size, self._samples_per_prompt
+    longest = max(map(len, prompts))
+    if longest > self._prompt_length:
+      raise ValueError(
+        f'prompt of {longest} tokens; the limit is {self._prompt_length}'
+      )
+    tokens = np.full((S, longest), self._tokenizer.pad_id, np.int32)
+    lengths = np.zeros(S, np.int32)  # 0: the row is empty
+    padded_seeds = np.zeros((S, G), np.uint32)
+    padded_seeds[: len(prompts)] = seeds
+    for row, prompt in enumerate(prompts):
+      tokens[row, : len(prompt)] = prompt
+      lengths[row] = len(prompt)
+    samples = self._sampler(params, tokens, lengths, padded_seeds)
+    sampled, logps, mask, finished = (
+      np.asarray(field)
+      for field in (
+        samples.tokens,
+        samples.logps,
+        samples.mask,
+        samples.finished,
+      )
+    )
+    return [
+      [
+        self._reply(
+          sampled[row, g], logps[row, g], mask[row, g], finished[row, g]
+        )
+        for g in range(G)
+      ]
+      for row in range(len(prompts))
+    ]
+
+  def _reply(self, tokens, logps, mask, finished) -> Reply:
+    count = int(mask.sum())
+    ids = tuple(int(token) for token in tokens[:count])
+    text = self._tokenizer.decode(ids[:-1] if finished else ids)
+    return Reply(text, ids, tuple(map(float, logps[:count])), bool(finished))
+
+
+def seeds_for(*, seed: int, stream: int, step: int, shape) -> np.ndarray:
+  """uint32 seeds of one batch; streams and steps never share any by design."""
+  sequence = np.random.SeedSequence([seed, stream, step])
+  return sequence.generate_state(int(np.prod(shape))).reshape(shape)
+
+
+def execute_replies(
+  pool,
+  requests: Sequence[tuple[str, records.Snapshot, Reply]],
+  scales: Mapping[str, records.Scale],
+  *,
+  alpha: float,
+  on_done: Callable[[], None] = lambda: None,
+) -> list[Executed]:
+  """Executes every reply in its own copy of its state, in the worker pool.
+
+  Args:
+    pool: from `environment.workers`.
+    requests: (task, state, reply) of each; results come in this order.
+    scales: each task's scale.
+    alpha: of the reward.
+    on_done: called after each result, for a progress bar.
+  """
+  futures = [
+    pool.submit(task, snapshot, reply.text)
+    for task, snapshot, reply in requests
+  ]
+  executed = []
+  for (task, _, reply), future in zip(requests, futures, strict=True):
+    outcome, after = future.result()
+    value = reward_lib.reward(outcome, scales[task], alpha=alpha)
+    executed.append(Executed(reply, outcome, after, value))
+    on_done()
+  return executed
+
+
+@dataclasses.dataclass
+class _Episode:
+  """One episode while it is played."""
+
+  task: str
+  seed: int
+  snapshot: records.Snapshot
+  steps: list[records.Step]
+  ended_by: str = ''
+
+
+def play_episodes(
+  policy: Policy,
+  params,
+  pool,
+  prompt_ids: Callable[[str, records.Snapshot, Sequence], Sequence[int]],
+  tasks: Sequence[str],
+  *,
+  agent: str,
+  episodes: int,
+  max_steps: int,
+  max_seconds: float,
+  seed: int,
+  on_done: Callable[[int], None] = lambda done: None,
+) -> list[records.Trajectory]:
+  """Plays whole episodes, all of them in step, one sampling call a step.
+
+  Args:
+    policy: with G = 1.
+    params: parameters of its model.
+    pool: from `environment.workers`.
+    prompt_ids: (task, state, steps so far) -> token ids of the prompt.
+    tasks: names; `episodes` of each are played.
+    agent: the name under which the trajectories are recorded.
+    episodes: a task.
+    max_steps: of an episode.
+    max_seconds: no step of any episode begins later than this.
+    seed: of the samples.
+    on_done: called with the number of actions after each round.
+
+  Returns:
+    Trajectories, ordered by task and episode.
+  """
+  start = time.monotonic()
+  played = [
+    _Episode(task, number, pool.environment.initial(task), [])
+    for task in tasks
+    for number in range(episodes)
+  ]
+  for step in range(max_steps):
+    alive = [
+      (index, episode)
+      for index, episode in enumerate(played)
+      if not episode.ended_by
+    ]
+    if not alive:
+      break
+    if time.monotonic() - start > max_seconds:
+      for _, episode in alive:
+        episode.ended_by = 'time'
+      break
+    # Seeds belong to the episode's place, not to who is still alive.
+    seeds = seeds_for(seed=seed, stream=100, step=step, shape=(len(played), 1))
+    replies = policy.sample_replies(
+      params,
+      [prompt_ids(e.task, e.snapshot, e.steps) for _, e in alive],
+      seeds[[index for index, _ in alive]],
+    )
+    futures = [
+      pool.submit(e.task, e.snapshot, reply[0].text)
+      for (_, e), reply in zip(alive, replies, strict=True)
+    ]
+    for (_, episode), (reply,), future in zip(
+      alive, replies, futures, strict=True
+    ):
+      outcome, after = future.result()
+      episode.steps.append(
+        records.Step(
+          episode.snapshot,
+          reply.text,
+          outcome,
+          after,
+          reply.token_ids,
+          reply.logps,
+        )
+      )
+      episode.snapshot = after
+      if outcome.kind is records.OutcomeKind.FINAL_ANSWER:
+        episode.ended_by = 'final_answer'
+    on_done(len(alive))
+  seconds = time.monotonic() - start
+  return [
+    records.Trajectory(
+      trajectory_id=f'{agent}-{episode.task}-{episode.seed}',
+      task=episode.task,
+      agent=agent,
+      seed=episode.seed,
+      ideas=(),
+      steps=tuple(episode.steps),
+      ended_by=episode.ended_by or 'steps',
+      seconds=seconds,
+    )
+    for episode in played
+  ]
+
+
+def final_test_score(
+  trajectory: records.Trajectory, scale: records.Scale
+) -> float:
+  """Test score of the last valid submission; the starter's if none."""
+  scores = [
+    step.outcome.test_score
+    for step in trajectory.steps
+    if step.outcome.test_score is not None
+  ]
+  return scores[-1] if scores else scale.p_init

@@ -1,0 +1,17 @@
+"""Errors that a person can put right: shown without a traceback."""
+
+from mlagent_jax import checkpoint, trajectories
+from mlagent_jax.environment import cache, fetch, records, task_folder
+from mlagent_jax.stages import journal, session, workdir
+
+EXPECTED = (
+  cache.CacheError,
+  checkpoint.CheckpointError,
+  fetch.FetchError,
+  journal.JournalError,
+  records.SandboxUnavailable,
+  session.ConfigError,
+  task_folder.TaskError,
+  trajectories.TrajectoryError,
+  workdir.WorkdirError,
+)

@@ -1,0 +1,85 @@
+"""The device side that the stages share: model, mesh, policy, optimizer."""
+
+import dataclasses
+import functools
+
+from flax import nnx
+
+from mlagent_jax import optim, rollout, sampling
+from mlagent_jax.model import config as model_config
+from mlagent_jax.model import decoder, sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+  """A model's definition, where its arrays live, and its tokenizer.
+
+  Attributes:
+    config: the whole config.
+    model: shape of the decoder.
+    graphdef: the decoder's static part.
+    shapes: of its parameters.
+    mesh: None on a single device.
+    tokenizer: what reads and writes its tokens.
+  """
+
+  config: object
+  model: model_config.ModelConfig
+  graphdef: nnx.GraphDef
+  shapes: nnx.State
+  mesh: object
+  tokenizer: object
+
+  def untrained(self) -> nnx.State:
+    """The parameters that training starts from; the same for a seed."""
+    return decoder.make_model(self.model, self.config.seed, self.mesh)[1]
+
+  def policy(
+    self, *, samples_per_prompt: int, batch_size: int, temperature: float
+  ) -> rollout.Policy:
+    """A policy of this model; equal arguments share one compiled program."""
+    agent = self.config.agent
+    sampler = _sampler(
+      self.graphdef,
+      self.mesh,
+      samples_per_prompt=samples_per_prompt,
+      max_new_tokens=agent.max_action_tokens,
+      stop_ids=self.tokenizer.stop_ids,
+      temperature=temperature,
+    )
+    return rollout.Policy(
+      sampler,
+      self.tokenizer,
+      samples_per_prompt=samples_per_prompt,
+      prompt_length=agent.max_prompt_tokens,
+      batch_size=batch_size,
+    )
+
+  def optimizer(self, stage: str):
+    """The optimizer of stage 'sft' or 'rl'."""
+    settings = self.config[stage]
+    steps = settings.steps * settings.get('updates_per_batch', 1)
+    return optim.make_optimizer(
+      settings.learning_rate,
+      schedule=settings.schedule,
+      warmup_steps=settings.warmup_steps,
+      total_steps=steps,
+      weight_decay=settings.weight_decay,
+      **self.config.optimizer,
+    )
+
+
+@functools.cache
+def _sampler(graphdef, mesh, **options):
+  return sampling.make_sampler(graphdef, mesh=mesh, **options)
+
+
+def make_learner(config, tokenizer) -> Learner:
+  """The learner of a config; the vocabulary is the tokenizer's."""
+  sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.model)
+  mesh = None if sizes == (1, 1, 1) else sharding.make_mesh(*sizes)
+  model = model_config.ModelConfig(
+    vocab_size=tokenizer.vocab_size, **config.model
+  )
+  graphdef, shapes = decoder.abstract_model(model)
+  return Learner(config, model, graphdef, shapes, mesh, tokenizer)

@@ -1,0 +1,201 @@
+"""What every stage works with: config, work directory, tasks, environment.
+
+Also the checks at start-up: whatever can be found wrong before the first step
+is found here, with numbers.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from ml_collections import config_dict
+
+from mlagent_jax import advantages
+from mlagent_jax.agent import prompts
+from mlagent_jax.environment import (
+  blobs,
+  cache,
+  episode,
+  prepared,
+  records,
+  sandbox,
+  task_folder,
+)
+from mlagent_jax.environment.workers import local
+from mlagent_jax.stages import run_log, workdir
+
+POOLS = ('balanced', 'distinct', 'uniform')
+TOKENIZERS = ('sentencepiece', 'huggingface')
+# What a stage reads of an earlier one.
+NEEDS = {'sft': 'collect', 'rl': 'sft', 'evaluate': 'collect'}
+STAGES = ('collect', 'sft', 'rl', 'evaluate')
+
+
+class ConfigError(ValueError):
+  """A config asks for something that cannot work; says what and where."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+  """What a stage needs of the host wing, and where it writes."""
+
+  config: config_dict.ConfigDict
+  workdir: workdir.Workdir
+  log: run_log.RunLog
+  tasks: dict[str, task_folder.Task]
+  environment: episode.Environment
+  pool: local.LocalPool
+
+  @property
+  def scales(self) -> dict[str, records.Scale]:
+    """Scale of each task."""
+    return {name: task.scale for name, task in self.tasks.items()}
+
+  def messages(
+    self,
+    task: str,
+    snapshot: records.Snapshot,
+    steps: Sequence[records.Step],
+    count_tokens,
+  ) -> list[prompts.Message]:
+    """The prompt of a state, as chat messages, within the token budget."""
+    return prompts.build_prompt(
+      self.tasks[task],
+      steps,
+      snapshot,
+      self.environment.script(task, snapshot),
+      protocol=self.config.agent.protocol,
+      budget_tokens=self.config.agent.max_prompt_tokens,
+      count_tokens=count_tokens,
+      allowed=allowed_actions(self.config),
+    )
+
+  def prompt_ids(self, tokenizer):
+    """(task, state, steps so far) -> token ids of the prompt."""
+
+    def ids(task, snapshot, steps) -> list[int]:
+      messages = self.messages(
+        task, snapshot, steps, lambda m: len(tokenizer.encode_prompt(m))
+      )
+      return tokenizer.encode_prompt(messages)
+
+    return ids
+
+
+def allowed_actions(config) -> frozenset[records.ActionName]:
+  """The config's actions.
+
+  Raises:
+    ConfigError: if one does not exist.
+  """
+  known = {str(name) for name in records.ActionName}
+  unknown = [name for name in config.agent.actions if name not in known]
+  if unknown:
+    raise ConfigError(
+      f'agent.actions: {unknown} do not exist; there are {sorted(known)}'
+    )
+  return frozenset(records.ActionName(name) for name in config.agent.actions)
+
+
+def check_config(config, num_devices: int) -> None:
+  """Finds what is wrong with a config before anything is computed.
+
+  Args:
+    config: the whole config.
+    num_devices: devices of all processes together.
+
+  Raises:
+    ConfigError: names the key, its value and what to do.
+  """
+  unknown = [stage for stage in config.stages if stage not in STAGES]
+  if unknown:
+    raise ConfigError(f'stages: {unknown} do not exist; there are {STAGES}')
+  order = [STAGES.index(stage) for stage in config.stages]
+  if order != sorted(set(order)):
+    raise ConfigError(f'stages: {config.stages} are not in the order {STAGES}')
+  mesh = config.mesh
+  places = mesh.data * mesh.fsdp * mesh.model
+  if places != num_devices:
+    raise ConfigError(
+      f'mesh: data={mesh.data} x fsdp={mesh.fsdp} x model={mesh.model} has'
+      f' {places} places, but there are {num_devices} devices'
+    )
+  rows = mesh.data * mesh.fsdp
+  for key, size, micro in (
+    ('sft.prompts_per_batch', config.sft.prompts_per_batch, config.sft),
+    ('rl.states_per_batch', config.rl.states_per_batch, config.rl),
+  ):
+    micro_batches = micro.micro_batches
+    if size % (rows * micro_batches):
+      raise ConfigError(
+        f'{key} {size} is not divisible by {rows} devices on mesh axes data'
+        f' and fsdp times {micro_batches} micro-batches'
+      )
+  try:
+    advantages.check_group_size(
+      config.rl.advantage, config.rl.samples_per_state
+    )
+  except ValueError as error:
+    raise ConfigError(f'rl.samples_per_state: {error}') from error
+  for key, value, choices in (
+    ('agent.protocol', config.agent.protocol, prompts.PROTOCOLS),
+    ('tokenizer.kind', config.tokenizer.kind, TOKENIZERS),
+    ('rl.pool', config.rl.pool, POOLS),
+  ):
+    if value not in choices:
+      raise ConfigError(f'{key}: {value!r} is none of {choices}')
+  both = set(config.tasks.train) & set(config.tasks.held_out)
+  if both:
+    raise ConfigError(f'tasks: {sorted(both)} are both trained and held out')
+
+
+@contextlib.contextmanager
+def open_session(
+  config: config_dict.ConfigDict, folder: pathlib.Path, num_devices: int
+) -> Iterator[Session]:
+  """Checks everything that can be checked, and opens what stages need.
+
+  Raises:
+    ConfigError, WorkdirError, TaskError, SandboxUnavailable: see there.
+  """
+  check_config(config, num_devices)
+  allowed = allowed_actions(config)
+  tasks = {
+    name: task_folder.load_task(name)
+    for name in (*config.tasks.train, *config.tasks.held_out)
+  }
+  place = workdir.open_workdir(folder, config)
+  for stage in config.stages:
+    needed = NEEDS.get(stage, stage)
+    if needed not in config.stages and place.result(needed) is None:
+      raise ConfigError(
+        f'stages: stage {stage!r} needs {needed!r}, which {folder} has not'
+        f' completed; add it to stages'
+      )
+  for task in tasks.values():
+    prepared.prepare_task(task)
+  with sandbox.make_sandbox(config.environment.sandbox) as box:
+    store = blobs.BlobStore(folder / 'blobs')
+    executions = (
+      cache.ExecutionCache(folder / 'executions')
+      if config.environment.reuse_executions
+      else None
+    )
+    try:
+      environment = episode.Environment(
+        tasks,
+        box,
+        store,
+        cache=executions,
+        allowed=allowed,
+        protocol=config.agent.protocol,
+      )
+    except ValueError as error:
+      raise ConfigError(str(error)) from error
+    with (
+      run_log.RunLog(folder) as log,
+      local.LocalPool(environment, workers=config.environment.workers) as pool,
+    ):
+      log.say(f'sandbox: {box.identity}')
+      yield Session(config, place, log, tasks, environment, pool)

@@ -1,0 +1,399 @@
+"""Manages tasks: python -m mlagent_jax.tasks COMMAND.
+
+list                       every task, its metric, and whether its data is there
+prepare --all              downloads and prepares the data of all tasks
+check --all                runs the starters: each must score its m_init, and
+                           shows a table; --repeat 5 shows how scores spread
+exec --task T --script F   runs any script in place of the starter, and prints
+                           one line of JSON: kind, score, exit_code, seconds,
+                           output
+grade --task T --submission F
+                           prints the scores of a submission as JSON
+import --from SOURCE DIR   turns a task folder of MLAgentBench or MLE-bench into
+                           one of ours, and prints what was not carried over
+reap                       removes what killed runs left on this machine
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import rich.console
+import rich.table
+
+from mlagent_jax import paths
+from mlagent_jax.environment import (
+  blobs,
+  custom_grading,
+  grading,
+  prepared,
+  records,
+  sandbox,
+  scratch,
+  task_check,
+  task_folder,
+)
+from mlagent_jax.environment.sandbox import cgroups, docker_reaper, process
+
+_FLAGS = {'true': True, 'false': False}
+_SUITES = ('offline',)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs one command; the exit code: 0 well, 1 a check failed, 2 an error."""
+  options = _parser().parse_args(arguments)
+  try:
+    return options.command(options)
+  except (
+    blobs.DiskFullError,
+    records.SandboxUnavailable,
+    task_folder.TaskError,
+  ) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m mlagent_jax.tasks',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+  def command(name, function, text):
+    added = commands.add_parser(name, help=text, description=text)
+    added.set_defaults(command=function)
+    return added
+
+  command('list', _list, 'Shows every task and whether its data is prepared.')
+  some = command('prepare', _prepare, 'Downloads and prepares data, once.')
+  _add_choice(some)
+  some = command('check', _check, 'Runs starters: each must score its m_init.')
+  _add_choice(some)
+  _add_sandbox(some)
+  _add_check(some)
+  one = command('exec', _exec, 'Runs a script in place of the starter.')
+  one.add_argument('--task', required=True, help='name, or folder')
+  one.add_argument(
+    '--script', required=True, type=pathlib.Path, help='a Python file'
+  )
+  _add_sandbox(one)
+  one.add_argument(
+    '--time_limit', type=float, metavar='SECONDS', help="instead of the task's"
+  )
+  one = command('grade', _grade, 'Prints the scores of a submission as JSON.')
+  one.add_argument('--task', required=True, help='name, or folder')
+  one.add_argument(
+    '--submission', required=True, type=pathlib.Path, help='a CSV file'
+  )
+  _add_sandbox(one)
+  _add_import(command('import', _import, 'Imports a task of another project.'))
+  command('reap', _reap, 'Removes what killed runs left on this machine.')
+  return parser
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--tolerance',
+    type=float,
+    default=1e-3,
+    help='relative difference from m_init that is let pass (default: 0.001)',
+  )
+  parser.add_argument(
+    '--repeat',
+    type=int,
+    default=1,
+    metavar='N',
+    help='runs each starter N times and shows how far its scores spread',
+  )
+  parser.add_argument(
+    '--script',
+    type=pathlib.Path,
+    metavar='FILE',
+    help='runs this in place of the starter; needs --task',
+  )
+  parser.add_argument(
+    '--strong',
+    type=pathlib.Path,
+    metavar='FOLDER',
+    help='runs FOLDER/NAME.py too, which must be better than the starter',
+  )
+  parser.add_argument(
+    '--json', action='store_true', help='prints JSON instead of a table'
+  )
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--from', dest='source', required=True, help='mlagentbench or mlebench'
+  )
+  parser.add_argument('folder', type=pathlib.Path, help="the task's folder")
+  parser.add_argument(
+    '--out',
+    type=pathlib.Path,
+    help='the folder that gets the new one (default: tasks/imported)',
+  )
+  parser.add_argument(
+    '--data', type=pathlib.Path, help='where its data are, if elsewhere'
+  )
+  parser.add_argument('--name', default='', help='of the new task')
+  parser.add_argument(
+    '--entry', default='', help='the script in env/ that makes the submission'
+  )
+  parser.add_argument(
+    '--strong',
+    type=pathlib.Path,
+    metavar='FILE',
+    help='a script that is better than the starter: m_best and p_best',
+  )
+  parser.add_argument(
+    '--higher_is_better',
+    choices=('true', 'false'),
+    help='the direction of the score, if it cannot be found out',
+  )
+  _add_sandbox(parser)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_mutually_exclusive_group()
+  group.add_argument(
+    '--task',
+    action='append',
+    metavar='NAME',
+    help='a name or a folder; may be given again',
+  )
+  group.add_argument(
+    '--config',
+    type=pathlib.Path,
+    metavar='FILE',
+    help='the tasks that a config trains on and holds out',
+  )
+  group.add_argument(
+    '--all', action='store_true', help='every task (the default)'
+  )
+
+
+def _add_sandbox(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--sandbox',
+    default='auto',
+    help="'auto' (the strongest that works here), or its kind",
+  )
+
+
+def _chosen(options: argparse.Namespace) -> list[task_folder.Task]:
+  names = options.task
+  if options.config:
+    names = _names_in_config(options.config)
+  names = names or [
+    name for suite in _SUITES for name in task_folder.list_tasks(suite)
+  ]
+  return [task_folder.load_task(name) for name in names]
+
+
+def _names_in_config(file: pathlib.Path) -> list[str]:
+  # Configs import each other as `configs.NAME`, from wherever this was started.
+  sys.path.insert(0, str(paths.top_folder('configs').parent))
+  spec = importlib.util.spec_from_file_location('chosen_config', file)
+  if spec is None or not file.is_file():
+    raise task_folder.TaskError(f'--config: {file} is no config file')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  tasks = module.get_config().tasks
+  return [*tasks.train, *tasks.held_out]
+
+
+def _list(options: argparse.Namespace) -> int:
+  table = _table('task', 'title', 'kind', 'metric', 'm_init', 'm_best', 'data')
+  for name in (n for s in _SUITES for n in task_folder.list_tasks(s)):
+    task = task_folder.load_task(name)
+    arrow = '↑' if task.scale.higher_is_better else '↓'
+    table.add_row(
+      task.name,
+      task.title,
+      task.kind,
+      f'{task.metric} {arrow}',
+      f'{task.scale.m_init:g}',
+      f'{task.scale.m_best:g}',
+      task_check.data_state(task)[0],
+    )
+  _console().print(table)
+  return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+  for task in _chosen(options):
+    prepared.prepare_task(task)
+    print(f'{task.name}: {task.prepared_folder}')
+  return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+  if options.repeat < 1:
+    raise task_folder.TaskError(
+      f'--repeat must be at least 1, found {options.repeat}'
+    )
+  tasks = _chosen(options)
+  script = None
+  if options.script:
+    if len(tasks) > 1:
+      raise task_folder.TaskError('--script needs --task, once')
+    script = _read('--script', options.script)
+  strong = {}
+  if options.strong:
+    if not options.strong.is_dir():
+      raise task_folder.TaskError(f'--strong: {options.strong} is no folder')
+    for task in tasks:
+      file = options.strong / f'{task.name}.py'
+      if file.is_file():
+        strong[task.name] = _read('--strong', file)
+  found = []
+  with _sandbox(options.sandbox) as box, _store() as store:
+    for task in tasks:
+      checked = task_check.check(
+        task,
+        box,
+        store,
+        repeat=options.repeat,
+        script=script,
+        strong=strong.get(task.name),
+        tolerance=options.tolerance,
+      )
+      found.append(checked)
+      for problem in checked.problems:
+        print(f'{task.name}: {problem}', file=sys.stderr)
+      for run in checked.runs[:1] if checked.problems else ():
+        print(run.completed.output, file=sys.stderr, end='')
+  if options.json:
+    rows = [checked.to_dict() for checked in found]
+    print(json.dumps({'sandbox': box.identity, 'tasks': rows}, indent=2))
+  else:
+    print(f'sandbox: {box.identity}')
+    _console().print(task_check.table(found))
+  if any(checked.data != 'right' for checked in found):
+    return 2
+  return 1 if any(checked.problems for checked in found) else 0
+
+
+def _exec(options: argparse.Namespace) -> int:
+  task = task_folder.load_task(options.task)
+  if options.time_limit is not None:
+    if not options.time_limit > 0:
+      raise task_folder.TaskError(
+        f'--time_limit must be above 0, found {options.time_limit}'
+      )
+    limits = dataclasses.replace(task.limits, seconds=options.time_limit)
+    task = dataclasses.replace(task, limits=limits)
+  content = _read('--script', options.script)
+  prepared.check_prepared(task)
+  with _sandbox(options.sandbox) as box, _store() as store:
+    ran = task_check.run_script(task, box, store, content)
+  if ran.message:
+    print(ran.message, file=sys.stderr)
+  print(
+    json.dumps(
+      {
+        'kind': ran.kind,
+        'score': ran.scores.validation if ran.scores else None,
+        'exit_code': ran.completed.exit_code,
+        'seconds': round(ran.completed.seconds, 3),
+        'output': ran.completed.output,
+      }
+    )
+  )
+  return 0
+
+
+def _grade(options: argparse.Namespace) -> int:
+  task = task_folder.load_task(options.task)
+  prepared.check_prepared(task)
+  try:
+    data = grading.read_submission(options.submission)
+    if task.grader is None:
+      scores = grading.grade_bytes(data, task)
+    else:  # of its own: it runs in a sandbox
+      with _sandbox(options.sandbox) as box:
+        scores = custom_grading.grade(data, task, box)
+  except (grading.SubmissionError, FileNotFoundError) as error:
+    print(json.dumps({'validation': None, 'test': None, 'error': str(error)}))
+    return 1
+  print(json.dumps(dataclasses.asdict(scores)))
+  return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+  # It needs pandas, which the other commands do without.
+  from mlagent_jax.environment import task_import
+
+  with sandbox.make_sandbox(options.sandbox) as box:
+    report = task_import.import_task(
+      options.source,
+      options.folder,
+      options.out or paths.top_folder('tasks') / 'imported',
+      data=options.data,
+      name=options.name,
+      entry=options.entry,
+      strong=options.strong,
+      higher_is_better=_FLAGS.get(options.higher_is_better),
+      sandbox=box,
+    )
+  print(report)
+  print(f'{report.folder}')
+  return 0 if report.ready else 1
+
+
+def _reap(options: argparse.Namespace) -> int:
+  del options
+  cgroups.find_place()  # removes groups on its way
+  removed = [*scratch.reap(), *process.sweep_homes()]
+  try:
+    removed += docker_reaper.reap()
+  except records.SandboxUnavailable as error:
+    print(f'docker: not looked at: {error}', file=sys.stderr)
+  for name in removed:
+    print(name)
+  print(f'removed: {len(removed)}')
+  return 0
+
+
+def _read(flag: str, file: pathlib.Path) -> bytes:
+  try:
+    return file.read_bytes()
+  except OSError as error:
+    raise task_folder.TaskError(f'{flag}: {error}') from error
+
+
+def _sandbox(kind: str) -> sandbox.Sandbox:
+  try:
+    return sandbox.make_sandbox(kind)
+  except ValueError as error:
+    raise task_folder.TaskError(f'--sandbox: {error}') from error
+
+
+@contextlib.contextmanager
+def _store() -> Iterator[blobs.BlobStore]:
+  with scratch.make_folder('store') as folder:
+    yield blobs.BlobStore(folder)
+
+
+def _table(*columns: str) -> rich.table.Table:
+  table = rich.table.Table()
+  for column in columns:
+    table.add_column(column)
+  return table
+
+
+def _console() -> rich.console.Console:
+  # A pipe or a log has no width to fit into.
+  wide = None if sys.stdout.isatty() else 200
+  return rich.console.Console(width=wide)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,84 @@
+"""Trains an agent: `python -m mlagent_jax.train --config=C --workdir=DIR`.
+
+Runs the stages that the config lists (collect, sft, rl, evaluate), skips those
+that the work directory has completed, and resumes one that was killed. Any key
+of the config can be overridden: --config.rl.steps=48. Leaves results.json,
+metrics.jsonl, TensorBoard files and curves.png in the work directory.
+"""
+
+import pathlib
+import sys
+import time
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mlagent_jax import paths
+
+# Configs import each other as `configs.NAME`, from wherever this was started.
+sys.path.insert(0, str(paths.top_folder('configs').parent))
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'The config file, e.g. configs/toy.py.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the run; made if missing, resumed if not.'
+)
+flags.mark_flags_as_required(['config', 'workdir'])
+
+
+def main(argv):
+  """Wires the stages together."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)
+  # Here and not above, so that --help answers at once.
+  from mlagent_jax.stages import errors
+
+  try:
+    train(_CONFIG.value, pathlib.Path(_WORKDIR.value))
+  except errors.EXPECTED as error:
+    # What a person can put right needs no traceback.
+    sys.exit(f'{type(error).__name__}: {error}')
+
+
+def train(config, folder: pathlib.Path) -> None:
+  """Runs the config's stages that `folder` has not completed."""
+  import jax
+
+  from mlagent_jax.stages import session as session_lib
+  from mlagent_jax.stages import summary
+
+  with session_lib.open_session(config, folder, jax.device_count()) as session:
+    for stage in config.stages:
+      if session.workdir.result(stage) is not None:
+        session.log.say(f'{stage}: complete, skipped')
+        continue
+      start = time.monotonic()
+      result = run_stage(session, stage)
+      seconds = time.monotonic() - start
+      session.workdir.finish(stage, {'result': result, 'seconds': seconds})
+      session.log.say(f'{stage}: {seconds:.0f} s')
+    summary.write(session)
+    session.log.say(f'wrote {folder / "results.json"} and curves.png')
+
+
+def run_stage(session, stage: str) -> dict:
+  """Runs one stage to its end; returns what it reports."""
+  from mlagent_jax.stages import collect, evaluate, rl, sft, states, vocabulary
+  from mlagent_jax.stages import learner as learner_lib
+
+  if stage == 'collect':
+    return collect.run(session)
+  tokenizer = vocabulary.load_or_train(session)
+  learner = learner_lib.make_learner(session.config, tokenizer)
+  if stage == 'evaluate':
+    return evaluate.run(session, learner, session.prompt_ids(tokenizer))
+  known = states.load_states(session, tokenizer)
+  stages = {'sft': sft.run, 'rl': rl.run}
+  return stages[stage](session, learner, known)
+
+
+if __name__ == '__main__':
+  app.run(main)

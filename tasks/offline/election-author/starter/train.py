@@ -1,0 +1,19 @@
+import pandas as pd
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+train = pd.read_csv('data/train.csv')
+test = pd.read_csv('data/test.csv')
+y = train['author']
+
+vectorizer = CountVectorizer(max_features=50)
+x = vectorizer.fit_transform(train['text'])
+x_test = vectorizer.transform(test['text'])
+
+model = LogisticRegression(C=0.1)
+model.fit(x, y)
+predictions = model.predict(x_test)
+
+submission = pd.read_csv('data/sample_submission.csv')
+submission['author'] = predictions
+submission.to_csv('submission.csv', index=False)

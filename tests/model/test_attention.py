@@ -1,0 +1,105 @@
+"""Attention in blocks and contractions against their formulas."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mlagent_jax.model.attention import QUERY_BLOCK, plain_attention
+from mlagent_jax.model.config import ModelConfig
+from mlagent_jax.model.decoder import abstract_model
+from mlagent_jax.model.layers import contract
+from mlagent_jax.model.layout import Layout, right_padded
+
+
+def _random(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _oracle(q, k, v, mask):
+  """softmax(q k^T / sqrt(H)) v, one row and one head at a time."""
+  out = np.zeros(q.shape)
+  heads = q.shape[2] // k.shape[2]
+  for b, n in np.ndindex(q.shape[0], q.shape[2]):
+    scores = q[b, :, n] @ k[b, :, n // heads].T / np.sqrt(q.shape[-1])
+    weights = np.exp(scores - scores.max()) * mask[b]
+    weights /= np.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
+    out[b, :, n] = weights @ v[b, :, n // heads]
+  return out
+
+
+@pytest.mark.parametrize('total', [5, 2 * QUERY_BLOCK + 3])
+def test_blocks_of_queries_equal_the_formula(total):
+  B, T, N, K, H = 2, total, 4, 2, 8
+  q = _random(0, B, T, N, H)
+  k, v = _random(1, B, T, K, H), _random(2, B, T, K, H)
+  order = np.arange(T)
+  segments = np.stack([1 + (order > T // 3), order < T - 2]).astype(np.int32)
+  slots = np.stack([order * 0, np.maximum(order - T // 2, 0) % 3])
+  layout = Layout(*map(jnp.int32, ([order] * 2, segments, slots)))
+  mask = np.asarray(layout.mask())
+  out = jax.jit(plain_attention)(q, k, v, layout)
+  assert np.isfinite(out).all()
+  real = segments != 0
+  expected = _oracle(q, k, v, mask)
+  np.testing.assert_allclose(out[real], expected[real], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'equation, x, y',
+  [
+    ('btd,df->btf', (2, 3, 4), (4, 50)),  # the left operand is the smaller
+    ('btf,fd->btd', (2, 3, 50), (50, 4)),  # the output is
+    ('btd,dnh->btnh', (2, 3, 4), (4, 3, 5)),
+    ('btnh,nhd->btd', (2, 3, 4, 5), (4, 5, 6)),
+    ('bkrch,bksh->bkrcs', (2, 3, 2, 5, 4), (2, 3, 7, 4)),
+    ('bkrcs,bksh->bkrch', (2, 3, 2, 5, 7), (2, 3, 7, 4)),
+  ],
+)
+def test_contract_has_the_gradients_of_einsum(equation, x, y):
+  x, y = _random(0, *x), _random(1, *y)
+
+  def gradients(function):
+    weight = _random(2, *np.einsum(equation, x, y).shape)
+    return jax.grad(
+      lambda x, y: jnp.sum(function(equation, x, y) * weight), argnums=(0, 1)
+    )(x, y)
+
+  for ours, theirs in zip(gradients(contract), gradients(jnp.einsum)):
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_remat_changes_nothing_and_bfloat16_little():
+  config = ModelConfig(1, 16, 4, 2, 4, 24, 32, tied_embeddings=True)
+  _, shapes = abstract_model(config)
+  params = jax.tree.map(lambda s: jnp.asarray(_random(3, *s.shape)) / 4, shapes)
+  tokens = np.arange(14, dtype=np.int32).reshape(2, 7)
+
+  def loss_and_gradients(**changes):
+    graphdef, _ = abstract_model(dataclasses.replace(config, **changes))
+
+    @jax.jit
+    @jax.value_and_grad
+    def run(params):
+      model = nnx.merge(graphdef, params)
+      hidden = model(tokens, right_padded(jnp.array([7, 4]), 7))
+      assert hidden.dtype == model.config.dtype
+      logits = model.logits(hidden)
+      assert logits.dtype == jnp.float32
+      return jnp.mean(logits[:, :4] ** 2)
+
+    return run(params)
+
+  expected = loss_and_gradients(remat='none')
+  for remat in ('dots', 'full'):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+      loss_and_gradients(remat=remat),
+      expected,
+    )
+  loss, grads = loss_and_gradients(dtype='bfloat16')
+  np.testing.assert_allclose(loss, expected[0], rtol=0.05)
+  assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))

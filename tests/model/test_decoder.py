@@ -1,0 +1,151 @@
+"""The decoder against itself: caches, layouts, packing, remat."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mlagent_jax.model.cache import empty_suffix_cache
+from mlagent_jax.model.config import ModelConfig
+from mlagent_jax.model.decoder import make_model
+from mlagent_jax.model.layout import Layout, right_padded
+
+CONFIG = ModelConfig(
+  num_layers=2,
+  embed_dim=32,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  ffn_dim=48,
+  vocab_size=61,
+  tied_embeddings=True,
+)
+
+
+def _tokens(seed, *shape):
+  generator = np.random.default_rng(seed)
+  return generator.integers(0, CONFIG.vocab_size, shape).astype(np.int32)
+
+
+def _forward(graphdef):
+  @jax.jit
+  def forward(params, tokens, layout):
+    model = nnx.merge(graphdef, params)
+    return model.logits(model(tokens, layout))
+
+  return forward
+
+
+@pytest.fixture(scope='module')
+def model():
+  graphdef, params = make_model(CONFIG, seed=0)
+  # Biases start at zero and norms at one: move them, so that they count.
+  params = jax.tree.map(
+    lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape),
+    params,
+  )
+  return graphdef, params
+
+
+def _shared_layout(lengths, prompt, samples, action):
+  """[prompt | G actions], built token by token from the definition."""
+  states, total = len(lengths), prompt + samples * action
+  positions, segments, slots = np.zeros((3, states, total), np.int32)
+  for state, length in enumerate(lengths):
+    positions[state, :prompt] = range(prompt)
+    segments[state, :length] = 1
+    for sample in range(samples):
+      here = slice(prompt + sample * action, prompt + (sample + 1) * action)
+      positions[state, here] = length + np.arange(action)
+      segments[state, here] = 1
+      slots[state, here] = sample + 1
+  return Layout(*map(jnp.asarray, (positions, segments, slots)))
+
+
+def test_mask_is_the_rule_of_the_layout():
+  layout = _shared_layout([2, 3], prompt=3, samples=2, action=2)
+  mask = np.asarray(layout.mask())
+  segments, slots = np.asarray(layout.segment_ids), np.asarray(layout.slot_ids)
+  for b, t, s in np.ndindex(mask.shape):
+    sees = (
+      s <= t
+      and segments[b, s] == segments[b, t] != 0
+      and (slots[b, s] == 0 or slots[b, s] == slots[b, t])
+    )
+    assert mask[b, t, s] == sees
+
+
+def test_cached_decoding_and_shared_prompt_equal_the_full_forward_pass(model):
+  graphdef, params = model
+  lengths, P, G, A = [3, 7, 5], 8, 3, 4
+  S = len(lengths)
+  prompts, actions = _tokens(0, S, P), _tokens(1, S, G, A)
+  forward = _forward(graphdef)
+
+  # The reference: every (state, sample) a plain row of its own, no padding.
+  full = np.zeros((S, G, A + 1, CONFIG.vocab_size), np.float32)
+  for state, length in enumerate(lengths):
+    rows = np.concatenate(
+      [np.tile(prompts[state, :length], (G, 1)), actions[state]], axis=1
+    )
+    layout = right_padded(jnp.full(G, rows.shape[1]), rows.shape[1])
+    full[state] = forward(params, rows, layout)[:, length - 1 :]
+
+  @jax.jit
+  def prefill(params, tokens, lengths):
+    model = nnx.merge(graphdef, params)
+    hidden, cache = model.prefill(tokens, lengths)
+    return model.logits(hidden), cache
+
+  @jax.jit
+  def decode(params, tokens, step, lengths, prompt_cache, suffix_cache):
+    model = nnx.merge(graphdef, params)
+    hidden, suffix_cache = model.decode(
+      tokens, step, lengths, prompt_cache, suffix_cache
+    )
+    return model.logits(hidden), suffix_cache
+
+  lengths = jnp.asarray(lengths)
+  logits, prompt_cache = prefill(params, prompts, lengths)
+  for sample in range(G):
+    np.testing.assert_allclose(logits, full[:, sample, 0], atol=2e-5)
+  suffix_cache = empty_suffix_cache(CONFIG, S, G, A)
+  for step in range(A):
+    logits, suffix_cache = decode(
+      params, actions[:, :, step], step, lengths, prompt_cache, suffix_cache
+    )
+    np.testing.assert_allclose(logits, full[:, :, step + 1], atol=2e-5)
+
+  # The training layout of the same tokens.
+  shared = np.concatenate([prompts, actions.reshape(S, G * A)], axis=1)
+  layout = _shared_layout(lengths.tolist(), P, G, A)
+  logits = np.asarray(forward(params, shared, layout))
+  in_actions = logits[:, P:].reshape(S, G, A, -1)
+  np.testing.assert_allclose(in_actions, full[:, :, 1:], atol=2e-5)
+  last = logits[np.arange(S), np.asarray(lengths) - 1]
+  np.testing.assert_allclose(last, full[:, 0, 0], atol=2e-5)
+
+
+def test_packed_equals_unpacked(model):
+  graphdef, params = model
+  forward = _forward(graphdef)
+  lengths, total = [5, 3, 6], 16
+  examples = [_tokens(seed, 1, n) for seed, n in enumerate(lengths)]
+  row = np.zeros((1, total), np.int32)
+  positions, segments = np.zeros((2, 1, total), np.int32)
+  starts = np.cumsum([0, *lengths[:-1]])
+  for number, (start, example) in enumerate(zip(starts, examples)):
+    here = slice(start, start + example.shape[1])
+    row[:, here] = example
+    positions[:, here] = np.arange(example.shape[1])
+    segments[:, here] = number + 1
+  layout = Layout(
+    *map(jnp.asarray, (positions, segments, np.zeros_like(segments)))
+  )
+  packed = np.asarray(forward(params, row, layout))
+  assert np.isfinite(packed).all()  # padding included
+  for start, example in zip(starts, examples):
+    n = example.shape[1]
+    alone = forward(params, example, right_padded(jnp.array([n]), n))
+    np.testing.assert_allclose(packed[:, start : start + n], alone, atol=2e-5)
