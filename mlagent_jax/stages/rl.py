@@ -10,60 +10,18 @@ and arrives at the same parameters, bit for bit.
 """
 
 import collections
-import dataclasses
 import time
 
 import jax
-import numpy as np
 
-from mlagent_jax import advantages as advantages_lib
-from mlagent_jax import batching, checkpoint, losses, rollout, train_state
+from mlagent_jax import checkpoint, rollout, train_state
 from mlagent_jax.environment import records
-from mlagent_jax.model import logps
-from mlagent_jax.stages import fixed_set, journal, sft, workdir
+from mlagent_jax.stages import fixed_set, journal, rl_update, sft, workdir
 from mlagent_jax.stages import learner as learner_lib
 from mlagent_jax.stages import states as states_lib
 from mlagent_jax.stages.session import Session
 
 SEED_STREAM = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-  """The jitted parts of an RL step, made once."""
-
-  update: object
-  compute_logps: object
-
-
-def make_trainer(learner: learner_lib.Learner, tx) -> Trainer:
-  """Compiles nothing yet; the first call of each part does."""
-  settings = learner.config.rl
-  loss = losses.make_step_rl_loss(
-    clip_low=settings.clip_low,
-    clip_high=settings.clip_high,
-    dual_clip=settings.dual_clip,
-    aggregation=settings.aggregation,
-    kl_coef=settings.kl_coef,
-    kl_kind=settings.kl_estimator,
-    entropy_coef=settings.entropy_coef,
-    importance_cap=settings.importance_cap,
-    temperature=settings.temperature,
-  )
-  update = train_state.make_train_step(
-    learner.graphdef,
-    loss,
-    tx,
-    micro_batches=settings.micro_batches,
-    mesh=learner.mesh,
-  )
-  compute_logps = logps.make_compute_logps(
-    learner.graphdef,
-    temperature=settings.temperature,
-    micro_batches=settings.micro_batches,
-    mesh=learner.mesh,
-  )
-  return Trainer(update, compute_logps)
 
 
 def run(
@@ -79,7 +37,7 @@ def run(
   first = _measured(session, learner, states, reference, 'first', 0)
 
   tx = learner.optimizer('rl')
-  trainer = make_trainer(learner, tx)
+  trainer = rl_update.make_trainer(learner, tx)
   # The state is donated to the update: it needs its own copy.
   own = jax.tree.map(lambda x: x.copy(), reference)
   state = train_state.make_train_state(own, tx, learner.mesh)
@@ -104,7 +62,7 @@ def run(
         )
         groups = _rollout(session, learner, states, state, drawn, number)
         executed_at = time.monotonic()
-        state, metrics = _update(
+        state, metrics = rl_update.update(
           learner, trainer, states, reference, state, drawn, groups
         )
         figures = _figures(groups, metrics)
@@ -178,42 +136,6 @@ def _rollout(
   groups = [executed[i : i + G] for i in range(0, len(executed), G)]
   journal.write(path, groups)
   return groups
-
-
-def _update(learner, trainer, states, reference, state, drawn, groups):
-  """The updates of one batch; returns the state and the first's metrics."""
-  config = learner.config
-  settings = config.rl
-  batch = batching.group_layout(
-    [states.ids_of(drawn_state) for drawn_state in drawn],
-    [[done.reply.token_ids for done in group] for group in groups],
-    prompt_length=states.prompt_length,
-    action_length=config.agent.max_action_tokens,
-    pad_id=learner.tokenizer.pad_id,
-  )
-  rewards = np.array([[d.reward for d in g] for g in groups], np.float32)
-  batch['advantages'] = np.asarray(compute_advantages(settings, rewards))
-  batch['logps_sampler'] = np.zeros(batch['mask'].shape, np.float32)
-  for row, group in zip(batch['logps_sampler'], groups, strict=True):
-    for slot, done in zip(row, group, strict=True):
-      slot[: len(done.reply.logps)] = done.reply.logps
-  batch = train_state.put_batch(batch, learner.mesh)
-  batch['logps_ref'] = trainer.compute_logps(reference, batch)
-  if settings.updates_per_batch > 1:
-    logps_old = trainer.compute_logps(state.params, batch)
-  state, metrics = trainer.update(state, batch)
-  for _ in range(settings.updates_per_batch - 1):
-    state, _ = trainer.update(state, batch | {'logps_old': logps_old})
-  return state, {name: float(value) for name, value in metrics.items()}
-
-
-def compute_advantages(settings, rewards: np.ndarray):
-  """[S, G] rewards -> [S, G] advantages, by the config's estimator."""
-  if settings.advantage == 'grpo':
-    return advantages_lib.grpo(rewards, std_floor=settings.std_floor)
-  if settings.advantage == 'rloo':
-    return advantages_lib.rloo(rewards)
-  return advantages_lib.reinforce(rewards, std_floor=settings.std_floor)
 
 
 def _figures(groups, metrics: dict) -> dict:
