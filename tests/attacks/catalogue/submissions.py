@@ -57,7 +57,12 @@ _CONTENTS = (
   ('an expression', 'Python, for a grader that evaluates it', None, _REFUSED),
   ('empty value', 'a missing value', "rows('')", _REFUSED),
   ('NUL', 'a zero byte within a number', "rows('50\\0')", _REFUSED),
-  ('long number', 'a number of 100,000 digits', "rows('0' * 100000)", HONEST),
+  (
+    'long number',
+    'the honest number, with 100,000 zeros before it',
+    "rows('0' * 100000 + '50.0')",
+    HONEST,
+  ),
   ('huge field', 'a field of 1 MB', "rows('9' * 10**6)", _REFUSED),
   ('quoted newlines', 'a field of a million lines', None, _REFUSED),
   ('open quote', 'a quote that never ends', 'rows("\\"50")', _REFUSED),
