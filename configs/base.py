@@ -63,9 +63,17 @@ def get_config() -> config_dict.ConfigDict:
   config.agent.editor = ''
 
   config.environment = config_dict.ConfigDict()
-  config.environment.sandbox = 'auto'  # bubblewrap, process
+  config.environment.sandbox = 'auto'  # docker, bubblewrap, process
+  # 'local': threads of this process. 'ray': a cluster (the extra `ray`), whose
+  # nodes all see the work directory, and the executions, under these paths.
+  config.environment.pool = 'local'
+  config.environment.ray_address = 'auto'  # 'local' starts one here
+  # Steps at once; with the pool 'ray', 0 is twice the CPUs of the cluster.
   config.environment.workers = 2
   config.environment.reuse_executions = True
+  # Runs that name the same folder share what was executed.
+  config.environment.executions = ''
+  config.environment.executions_gb = 16.0
   config.environment.max_steps = 15
   config.environment.max_minutes = 30.0
 

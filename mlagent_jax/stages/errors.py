@@ -1,10 +1,12 @@
 """Errors that a person can put right: shown without a traceback."""
 
 from mlagent_jax import checkpoint, trajectories
-from mlagent_jax.environment import cache, fetch, records, task_folder
+from mlagent_jax.environment import blobs, cache, fetch, records, task_folder
 from mlagent_jax.stages import journal, session, workdir
 
 EXPECTED = (
+  blobs.BlobError,
+  blobs.DiskFullError,
   cache.CacheError,
   checkpoint.CheckpointError,
   fetch.FetchError,

@@ -150,4 +150,5 @@ def _figures(groups, metrics: dict) -> dict:
   ran = [done for done in executed if done.outcome.exit_code is not None]
   figures['reused'] = sum(done.outcome.cached for done in ran)
   figures['executions'] = len(ran) - figures['reused']
+  figures['hit_rate'] = figures['reused'] / max(1, len(ran))
   return figures | metrics

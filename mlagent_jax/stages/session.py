@@ -21,8 +21,8 @@ from mlagent_jax.environment import (
   records,
   sandbox,
   task_folder,
+  workers,
 )
-from mlagent_jax.environment.workers import local
 from mlagent_jax.stages import run_log, workdir
 
 POOLS = ('balanced', 'distinct', 'uniform')
@@ -45,7 +45,7 @@ class Session:
   log: run_log.RunLog
   tasks: dict[str, task_folder.Task]
   environment: episode.Environment
-  pool: local.LocalPool
+  pool: workers.LocalPool
 
   @property
   def scales(self) -> dict[str, records.Scale]:
@@ -142,9 +142,15 @@ def check_config(config, num_devices: int) -> None:
     ('agent.protocol', config.agent.protocol, prompts.PROTOCOLS),
     ('tokenizer.kind', config.tokenizer.kind, TOKENIZERS),
     ('rl.pool', config.rl.pool, POOLS),
+    ('environment.pool', config.environment.pool, workers.KINDS),
   ):
     if value not in choices:
       raise ConfigError(f'{key}: {value!r} is none of {choices}')
+  if config.environment.executions_gb <= 0:
+    raise ConfigError(
+      f'environment.executions_gb: {config.environment.executions_gb} must be'
+      ' above 0; environment.reuse_executions = False keeps none'
+    )
   both = set(config.tasks.train) & set(config.tasks.held_out)
   if both:
     raise ConfigError(f'tasks: {sorted(both)} are both trained and held out')
@@ -177,25 +183,44 @@ def open_session(
     prepared.prepare_task(task)
   with sandbox.make_sandbox(config.environment.sandbox) as box:
     store = blobs.BlobStore(folder / 'blobs')
-    executions = (
-      cache.ExecutionCache(folder / 'executions')
-      if config.environment.reuse_executions
-      else None
-    )
     try:
       environment = episode.Environment(
         tasks,
         box,
         store,
-        cache=executions,
+        cache=_executions(config.environment, folder),
         allowed=allowed,
         protocol=config.agent.protocol,
       )
     except ValueError as error:
       raise ConfigError(str(error)) from error
     with (
+      _pool(config.environment, environment) as pool,
       run_log.RunLog(folder) as log,
-      local.LocalPool(environment, workers=config.environment.workers) as pool,
     ):
       log.say(f'sandbox: {box.identity}')
       yield Session(config, place, log, tasks, environment, pool)
+
+
+def _executions(settings, folder: pathlib.Path) -> cache.ExecutionCache | None:
+  if not settings.reuse_executions:
+    return None
+  return cache.ExecutionCache(
+    settings.executions or folder / 'executions',
+    max_bytes=round(settings.executions_gb * 1e9),
+  )
+
+
+def _pool(settings, environment: episode.Environment) -> workers.LocalPool:
+  options = {}
+  if settings.pool == 'ray':
+    options['address'] = settings.ray_address
+  try:
+    return workers.make_pool(
+      environment, kind=settings.pool, workers=settings.workers, **options
+    )
+  except ValueError as error:
+    raise ConfigError(
+      f'environment.pool {settings.pool!r} with environment.workers ='
+      f' {settings.workers}: {error}'
+    ) from error

@@ -14,7 +14,15 @@ from ml_collections import config_dict
 
 # Keys that may differ between two starts in one work directory: they change
 # how a run is carried out, not what it computes.
-FREE_KEYS = ('stages', 'environment.workers', 'mesh')
+FREE_KEYS = (
+  'stages',
+  'environment.pool',
+  'environment.ray_address',
+  'environment.workers',
+  'environment.executions',
+  'environment.executions_gb',
+  'mesh',
+)
 
 
 class WorkdirError(RuntimeError):

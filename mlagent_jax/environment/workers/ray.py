@@ -22,6 +22,7 @@ import logging
 import math
 import os
 import pathlib
+import socket
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -42,6 +43,8 @@ from mlagent_jax.environment.task_folder import Task
 from mlagent_jax.environment.workers.local import LocalPool, Result
 
 _NODE_ID = 'ray.io/node-id'
+_STORE_BYTES = 2**27
+_KNOCK_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -119,8 +122,11 @@ class RayPool(LocalPool):
     self._ray = ray
     self._ours = not ray.is_initialized()
     if self._ours:
+      _knock(address)
+      # A cluster of its own needs no more room than the results take.
+      own = {'object_store_memory': _STORE_BYTES} if address == 'local' else {}
       try:
-        ray.init(address=address, include_dashboard=False)
+        ray.init(address=address, include_dashboard=False, **own)
       except ConnectionError as error:
         raise ValueError(f'no Ray cluster at {address!r}: {error}') from error
     try:
@@ -255,6 +261,17 @@ def _resources(limits: Limits) -> dict[str, float]:
   cpus = limits.cpus if limits.cpus <= 1 else math.ceil(limits.cpus)
   memory = limits.memory_mb * 2**20
   return {'num_cpus': cpus, 'memory': memory, 'num_gpus': limits.gpus}
+
+
+def _knock(address: str) -> None:
+  """Ray waits for minutes for a head that is not there, and then exits."""
+  host, _, port = address.rpartition(':')
+  if not host or '://' in address or not port.isdigit():
+    return
+  try:
+    socket.create_connection((host, int(port)), _KNOCK_SECONDS).close()
+  except OSError as error:
+    raise ValueError(f'no Ray cluster at {address!r}: {error}') from error
 
 
 # What follows runs on the nodes.

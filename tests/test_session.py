@@ -1,0 +1,104 @@
+"""What a config's environment keys make of a session."""
+
+import pathlib
+import sys
+
+import pytest
+
+from configs import base
+from mlagent_jax.environment import cache
+from mlagent_jax.environment.workers import LocalPool
+from mlagent_jax.stages import session
+
+sys.path.append(str(pathlib.Path(__file__).parent / 'environment'))
+from line_task import SLOPE_LINE, write_task  # noqa: E402
+
+EDIT = (
+  'Thought: t\nAction: Edit Script Lines\n'
+  f'Action Input: train.py {SLOPE_LINE}-{SLOPE_LINE}\nSLOPE = 1.5'
+)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+  monkeypatch.setenv('MLAGENT_CACHE', str(tmp_path / 'cache'))
+  config = base.get_config()
+  config.tasks.train = (str(write_task(tmp_path / 'tasks')),)
+  config.tasks.held_out = ()
+  config.environment.sandbox = 'process'
+  return config
+
+
+def step(config, folder):
+  """Takes one step in a session of its own; its outcome and the counts."""
+  with session.open_session(config, folder, 1) as opened:
+    (name,) = opened.environment.tasks
+    start = opened.environment.initial(name)
+    outcome, _ = opened.pool.submit(name, start, EDIT).result(timeout=240)
+    assert outcome.score == 5.0
+    return type(opened.pool), outcome.cached
+
+
+@pytest.mark.ray
+def test_a_pool_of_ray_gives_the_same(config, tmp_path, monkeypatch):
+  monkeypatch.setenv('RAY_USAGE_STATS_ENABLED', '0')
+  assert step(config, tmp_path / 'run') == (LocalPool, False)
+  config.environment.pool = 'ray'
+  config.environment.ray_address = 'local'
+  config.environment.workers = 0
+  # The same work directory, and what was executed there.
+  kind, cached = step(config, tmp_path / 'run')
+  assert (kind.__name__, cached) == ('RayPool', True)
+
+
+@pytest.mark.ray
+def test_a_cluster_that_is_not_there_is_told(config, tmp_path):
+  config.environment.pool = 'ray'
+  config.environment.ray_address = '127.0.0.1:1'
+  with pytest.raises(
+    session.ConfigError, match=r'no Ray cluster.*127\.0\.0\.1'
+  ):
+    step(config, tmp_path / 'run')
+
+
+def test_runs_share_what_was_executed(config, tmp_path):
+  config.environment.executions = str(tmp_path / 'executions')
+  config.environment.executions_gb = 0.5
+  assert step(config, tmp_path / 'one') == (LocalPool, False)
+  assert step(config, tmp_path / 'two') == (LocalPool, True)
+  assert not (tmp_path / 'two' / 'executions').exists()
+  config.environment.reuse_executions = False
+  assert step(config, tmp_path / 'three') == (LocalPool, False)
+
+
+def test_a_cache_of_another_version_is_refused(config, tmp_path):
+  cache.ExecutionCache(tmp_path / 'executions')
+  (tmp_path / 'executions' / 'format').chmod(0o644)
+  (tmp_path / 'executions' / 'format').write_text('1\n')
+  config.environment.executions = str(tmp_path / 'executions')
+  with pytest.raises(cache.CacheError, match=r"format '1'.*reads '2'"):
+    step(config, tmp_path / 'run')
+  # Nothing is lost: it is as it was.
+  assert (tmp_path / 'executions' / 'format').read_text() == '1\n'
+
+
+@pytest.mark.parametrize(
+  'key, value, words',
+  [
+    ('pool', 'slurm', "environment.pool: 'slurm' is none of"),
+    ('executions_gb', 0.0, 'environment.executions_gb: 0.0 must be above 0'),
+    ('workers', 0, r'environment.workers = 0: workers \(0\)'),
+  ],
+)
+def test_bad_keys_are_told_at_start_up(config, tmp_path, key, value, words):
+  setattr(config.environment, key, value)
+  with pytest.raises(session.ConfigError, match=words):
+    step(config, tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
+
+
+def test_the_keys_may_differ_when_a_run_is_resumed(config, tmp_path):
+  step(config, tmp_path / 'run')
+  config.environment.workers = 1
+  config.environment.executions_gb = 1.0
+  assert step(config, tmp_path / 'run') == (LocalPool, True)
