@@ -8,8 +8,8 @@ Two layouts, both dicts of NumPy arrays that `model.logps.batch_logps` takes:
   row. `targets` and `mask` are [S, G, A]; token 0 of every slot is predicted
   from the prompt's last token.
 
-Both have tokens, positions, segment_ids and slot_ids [B, T] int32, see
-`model.layout`. Only action tokens are in the mask (float32).
+Both have tokens, positions and segment_ids [B, T] int32, see `model.layout`.
+Only action tokens are in the mask (float32).
 
 Axes: B rows, T tokens, S states (prompts), G actions of a prompt, P prompt
 length, A action length.
@@ -88,7 +88,6 @@ def _pack_rows(rows: Sequence[Sequence[Example]], length, pad_id) -> Batch:
     'tokens': np.full(shape, pad_id, np.int32),
     'positions': np.zeros(shape, np.int32),
     'segment_ids': np.zeros(shape, np.int32),
-    'slot_ids': np.zeros(shape, np.int32),
     'targets': np.zeros(shape, np.int32),
     'mask': np.zeros(shape, np.float32),
   }
@@ -203,7 +202,7 @@ def group_layout(
     pad_id: token of the padding.
 
   Returns:
-    The shared-prompt layout: the four [S, P + G * A] arrays, `targets` and
+    The shared-prompt layout: the three [S, P + G * A] arrays, `targets` and
     `mask` [S, G, A], and `lengths` [S] int32 of the prompts. Positions of every
     action go on from its prompt's length.
 
@@ -219,7 +218,6 @@ def group_layout(
     'tokens': np.full(shape, pad_id, np.int32),
     'positions': np.zeros(shape, np.int32),
     'segment_ids': np.zeros(shape, np.int32),
-    'slot_ids': np.zeros(shape, np.int32),
     'targets': np.zeros((S, G, A), np.int32),
     'mask': np.zeros((S, G, A), np.float32),
     'lengths': np.zeros(S, np.int32),
@@ -236,7 +234,6 @@ def group_layout(
       batch['tokens'][here] = action
       batch['positions'][here] = len(prompt) + np.arange(n)
       batch['segment_ids'][here] = 1
-      batch['slot_ids'][here] = g + 1
       batch['targets'][s, g, :n] = action
       batch['mask'][s, g, :n] = 1.0
   return batch

@@ -42,7 +42,6 @@ def unpack(batch):
       found.append(
         (tuple(tokens[where[0] : first]), tuple(tokens[first : where[-1] + 1]))
       )
-  assert not batch['slot_ids'].any()
   assert not batch['mask'][batch['segment_ids'] == 0].any()
   return found
 
@@ -96,10 +95,6 @@ def test_group_layout_by_hand():
     'segment_ids': [
       [1, 1, 1, 0, 1, 1, 0, 1, 0, 0],
       [1, 0, 0, 0, 1, 1, 1, 0, 0, 0],
-    ],
-    'slot_ids': [
-      [0, 0, 0, 0, 1, 1, 0, 2, 0, 0],
-      [0, 0, 0, 0, 1, 1, 1, 0, 0, 0],
     ],
     'targets': [
       [[11, 12, 0], [13, 0, 0]],

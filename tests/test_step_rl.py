@@ -12,7 +12,7 @@ from flax import nnx
 from mlagent_jax import batching, losses
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import make_model
-from mlagent_jax.model.layout import Layout
+from mlagent_jax.model.layout import layout_of
 from mlagent_jax.model.logps import action_hidden, make_compute_logps
 from mlagent_jax.train_state import make_train_state, make_train_step
 
@@ -127,7 +127,7 @@ def test_computed_logps_old_the_kl_and_the_entropy_bonus():
 
   def penalty(params):
     decoder = nnx.merge(graphdef, params)
-    layout = Layout(batch['positions'], batch['segment_ids'], batch['slot_ids'])
+    layout = layout_of(batch)
     hidden = action_hidden(decoder(batch['tokens'], layout), batch)
     all_logps = jax.nn.log_softmax(decoder.logits(hidden))
     targets = batch['targets'][..., None]

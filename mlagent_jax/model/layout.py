@@ -5,15 +5,18 @@ token s if and only if
 
   s <= t                                       (order in the row)
   segment[s] == segment[t] != 0                (same example, not padding)
-  slot[s] == 0 or slot[s] == slot[t]           (the prompt, or its own action)
+  slot(s) == 0 or slot(s) == slot(t)           (the prompt, or its own action)
 
-A row of packed examples has segments 1, 2, 3 … and slots 0. A prompt with its
-G actions, [prompt | action 1 | … | action G], is one segment with slots 0, 1,
-… G; every action's positions go on from the end of the prompt.
+A row of packed examples has segments 1, 2, 3 … and no slots. A prompt with its
+G actions, [prompt | action 1 | … | action G], is one segment whose last G * A
+tokens are the slots 1, … G; every action's positions go on from the end of the
+prompt. Slots are alike in all rows and known when a program is compiled, so
+that a kernel can leave out what no token of a block sees.
 """
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +30,21 @@ class Layout:
   Attributes:
     positions: [B, T] int32, position for the rotary embedding.
     segment_ids: [B, T] int32, 0 for padding, from 1 for examples.
-    slot_ids: [B, T] int32, 0 for a prompt, g >= 1 for the g-th action.
+    slots: (G, A): the last G * A tokens of every row are G slots of A tokens;
+      static.
   """
 
   positions: jax.Array
   segment_ids: jax.Array
-  slot_ids: jax.Array
+  slots: tuple[int, int] = dataclasses.field(
+    default=(0, 1), metadata={'static': True}
+  )
+
+  def slot_of(self, tokens):
+    """The slots of tokens (integers, NumPy's or JAX's); 0 is the prompt."""
+    G, A = self.slots
+    prompt = self.segment_ids.shape[1] - G * A
+    return (tokens >= prompt) * ((tokens - prompt) // A + 1)
 
   def mask(self, queries: jax.Array | None = None) -> jax.Array:
     """Which token sees which.
@@ -44,18 +56,32 @@ class Layout:
     Returns:
       [B, C, T] bool: whether token queries[c] (axis 1) sees token s (axis 2).
     """
-    segments, slots = self.segment_ids, self.slot_ids
+    segments = self.segment_ids
     order = jnp.arange(segments.shape[1])
     queries = order if queries is None else queries
     take = functools.partial(jnp.take, axis=1, mode='fill', fill_value=0)
     my_segments = take(segments, queries)[:, :, None]
-    my_slots = take(slots, queries)[:, :, None]
     return (
-      (order <= queries[:, None])
+      self.sees(queries[:, None], order)
       & (segments[:, None, :] == my_segments)
       & (my_segments != 0)
-      & ((slots[:, None, :] == 0) | (slots[:, None, :] == my_slots))
     )
+
+  def sees(self, t, s):
+    """The rule without its segments, of tokens t and s that broadcast."""
+    slots = self.slot_of(s)
+    return (s <= t) & ((slots == 0) | (slots == self.slot_of(t)))
+
+
+def layout_of(batch: Mapping[str, jax.Array]) -> Layout:
+  """The layout of a batch as `mlagent_jax.batching` makes it.
+
+  Args:
+    batch: 'positions' and 'segment_ids' [B, T]; the shape of 'targets', [B, T]
+      (packed) or [S, G, A] (shared prompt, S = B).
+  """
+  slots = batch['targets'].shape[1:] if batch['targets'].ndim == 3 else (0, 1)
+  return Layout(batch['positions'], batch['segment_ids'], slots)
 
 
 def right_padded(lengths: jax.Array, total: int) -> Layout:
@@ -68,4 +94,4 @@ def right_padded(lengths: jax.Array, total: int) -> Layout:
   order = jnp.arange(total, dtype=jnp.int32)
   positions = jnp.broadcast_to(order, (lengths.shape[0], total))
   segments = (positions < lengths[:, None]).astype(jnp.int32)
-  return Layout(positions, segments, jnp.zeros_like(positions))
+  return Layout(positions, segments)

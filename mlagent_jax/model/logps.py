@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mlagent_jax.model.layout import Layout
+from mlagent_jax.model.layout import layout_of
 from mlagent_jax.model.sharding import constrain, on_mesh
 
 
@@ -124,9 +124,10 @@ def batch_logps(model, batch, **options):
   Returns:
     (logps, entropy) with the shape of batch['targets'].
   """
-  layout = Layout(batch['positions'], batch['segment_ids'], batch['slot_ids'])
   # Between blocks the sequence is split; positions are gathered from here on.
-  hidden = constrain(model(batch['tokens'], layout), ('batch', None, None))
+  hidden = constrain(
+    model(batch['tokens'], layout_of(batch)), ('batch', None, None)
+  )
   if batch['targets'].ndim == 3:
     return action_logps(hidden, model.head(), batch, **options)
   return token_logps(hidden, model.head(), batch['targets'], **options)

@@ -51,7 +51,7 @@ def model():
 def _shared_layout(lengths, prompt, samples, action):
   """[prompt | G actions], built token by token from the definition."""
   states, total = len(lengths), prompt + samples * action
-  positions, segments, slots = np.zeros((3, states, total), np.int32)
+  positions, segments = np.zeros((2, states, total), np.int32)
   for state, length in enumerate(lengths):
     positions[state, :prompt] = range(prompt)
     segments[state, :length] = 1
@@ -59,19 +59,19 @@ def _shared_layout(lengths, prompt, samples, action):
       here = slice(prompt + sample * action, prompt + (sample + 1) * action)
       positions[state, here] = length + np.arange(action)
       segments[state, here] = 1
-      slots[state, here] = sample + 1
-  return Layout(*map(jnp.asarray, (positions, segments, slots)))
+  return Layout(*map(jnp.asarray, (positions, segments)), (samples, action))
 
 
 def test_mask_is_the_rule_of_the_layout():
   layout = _shared_layout([2, 3], prompt=3, samples=2, action=2)
   mask = np.asarray(layout.mask())
-  segments, slots = np.asarray(layout.segment_ids), np.asarray(layout.slot_ids)
+  segments = np.asarray(layout.segment_ids)
+  slots = [0, 0, 0, 1, 1, 2, 2]
   for b, t, s in np.ndindex(mask.shape):
     sees = (
       s <= t
       and segments[b, s] == segments[b, t] != 0
-      and (slots[b, s] == 0 or slots[b, s] == slots[b, t])
+      and (slots[s] == 0 or slots[s] == slots[t])
     )
     assert mask[b, t, s] == sees
 
@@ -140,9 +140,7 @@ def test_packed_equals_unpacked(model):
     row[:, here] = example
     positions[:, here] = np.arange(example.shape[1])
     segments[:, here] = number + 1
-  layout = Layout(
-    *map(jnp.asarray, (positions, segments, np.zeros_like(segments)))
-  )
+  layout = Layout(*map(jnp.asarray, (positions, segments)))
   packed = np.asarray(forward(params, row, layout))
   assert np.isfinite(packed).all()  # padding included
   for start, example in zip(starts, examples):
