@@ -76,6 +76,9 @@ def get_config() -> config_dict.ConfigDict:
   config.environment.executions_gb = 16.0
   config.environment.max_steps = 15
   config.environment.max_minutes = 30.0
+  # If no worker can run anything, the run waits so long; then it stops, and
+  # the same command resumes it.
+  config.environment.max_outage_minutes = 30.0
 
   config.reward = config_dict.ConfigDict()
   config.reward.alpha = 4.0
@@ -135,6 +138,17 @@ def get_config() -> config_dict.ConfigDict:
   # 'uniform': every prefix of every trajectory alike; 'balanced': the tasks
   # take turns; 'distinct': they do, and prefixes of one prompt count once.
   config.rl.pool = 'balanced'
+  # Updates between the policy that sampled a batch and the one that trains on
+  # it: 0 waits for every batch; 1 samples the next one while this one is
+  # executed, so that device and workers are busy at once.
+  config.rl.max_staleness = 0
+  # An update waits no longer for its batch (but for half of it); 0: for all.
+  config.rl.deadline_seconds = 0.0
+  # What comes after the deadline is trained with a later update while its
+  # staleness is at most this, then dropped; 0 drops all that is late.
+  config.rl.max_late_staleness = 0
+  # Last steps that rl/timeline.json and timeline.png show; 0 for none.
+  config.rl.timeline_steps = 50
   config.rl.checkpoint_every = 5
 
   config.evaluate = config_dict.ConfigDict()

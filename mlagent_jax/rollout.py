@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from mlagent_jax import dispatch
 from mlagent_jax import reward as reward_lib
 from mlagent_jax.environment import records
 
@@ -138,7 +139,7 @@ def seeds_for(*, seed: int, stream: int, step: int, shape) -> np.ndarray:
 
 
 def execute_replies(
-  pool,
+  dispatcher: dispatch.Dispatcher,
   requests: Sequence[tuple[str, records.Snapshot, Reply]],
   scales: Mapping[str, records.Scale],
   *,
@@ -148,22 +149,25 @@ def execute_replies(
   """Executes every reply in its own copy of its state, in the worker pool.
 
   Args:
-    pool: from `environment.workers`.
+    dispatcher: of the pool.
     requests: (task, state, reply) of each; results come in this order.
     scales: each task's scale.
     alpha: of the reward.
     on_done: called after each result, for a progress bar.
+
+  Raises:
+    SandboxUnavailable: if there were no workers for too long.
   """
-  futures = [
-    pool.submit(task, snapshot, reply.text)
+  tickets = [
+    dispatcher.submit(task, snapshot, reply.text)
     for task, snapshot, reply in requests
   ]
+  dispatcher.wait(tickets, on_done=on_done)
   executed = []
-  for (task, _, reply), future in zip(requests, futures, strict=True):
-    outcome, after = future.result()
+  for (task, _, reply), ticket in zip(requests, tickets, strict=True):
+    outcome, after = ticket.result
     value = reward_lib.reward(outcome, scales[task], alpha=alpha)
     executed.append(Executed(reply, outcome, after, value))
-    on_done()
   return executed
 
 
@@ -181,7 +185,7 @@ class _Episode:
 def play_episodes(
   policy: Policy,
   params,
-  pool,
+  dispatcher: dispatch.Dispatcher,
   prompt_ids: Callable[[str, records.Snapshot, Sequence], Sequence[int]],
   tasks: Sequence[str],
   *,
@@ -197,7 +201,7 @@ def play_episodes(
   Args:
     policy: with G = 1.
     params: parameters of its model.
-    pool: from `environment.workers`.
+    dispatcher: of the worker pool.
     prompt_ids: (task, state, steps so far) -> token ids of the prompt.
     tasks: names; `episodes` of each are played.
     agent: the name under which the trajectories are recorded.
@@ -212,7 +216,7 @@ def play_episodes(
   """
   start = time.monotonic()
   played = [
-    _Episode(task, number, pool.environment.initial(task), [])
+    _Episode(task, number, dispatcher.environment.initial(task), [])
     for task in tasks
     for number in range(episodes)
   ]
@@ -235,14 +239,15 @@ def play_episodes(
       [prompt_ids(e.task, e.snapshot, e.steps) for _, e in alive],
       seeds[[index for index, _ in alive]],
     )
-    futures = [
-      pool.submit(e.task, e.snapshot, reply[0].text)
+    tickets = [
+      dispatcher.submit(e.task, e.snapshot, reply[0].text)
       for (_, e), reply in zip(alive, replies, strict=True)
     ]
-    for (_, episode), (reply,), future in zip(
-      alive, replies, futures, strict=True
+    dispatcher.wait(tickets)
+    for (_, episode), (reply,), ticket in zip(
+      alive, replies, tickets, strict=True
     ):
-      outcome, after = future.result()
+      outcome, after = ticket.result
       episode.steps.append(
         records.Step(
           episode.snapshot,

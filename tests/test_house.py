@@ -20,6 +20,7 @@ FLOORS = {
   'checkpoint': 2,
   'exploration': 2,
   'trajectories': 2,
+  'dispatch': 2,
   'environment.episode': 2,
   'environment.workers': 2,
   'model': 1,
@@ -49,6 +50,7 @@ HOST = [
   'exploration',
   'reward',
   'trajectories',
+  'dispatch',
   'paths',
 ]
 DEVICE_LIBRARIES = {'jax', 'flax', 'optax', 'orbax', 'jaxlib'}

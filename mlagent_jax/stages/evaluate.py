@@ -59,7 +59,7 @@ def _agent_scores(session, learner, prompt_ids, agent) -> dict[str, list]:
     played = rollout.play_episodes(
       policy,
       params,
-      session.pool,
+      session.dispatcher(),
       prompt_ids,
       tasks,
       agent=agent,

@@ -62,7 +62,7 @@ def measure(
   ]
   with session.log.progress(name, len(requests)) as bar:
     executed = rollout.execute_replies(
-      session.pool,
+      session.dispatcher(),
       requests,
       session.scales,
       alpha=config.reward.alpha,

@@ -1,11 +1,20 @@
-"""What one RL step sampled and what became of it, on disk before its use."""
+"""What RL sampled and what became of it, on disk before it is used.
+
+For every batch two files: NNNNNN.sampled.json when it was sampled, before
+anything is executed, and NNNNNN.trained.json before the update with that
+number: which samples it trains on, with their outcomes and rewards, and which
+were given up. A sample is (batch, row, slot); over a whole run each is named
+by exactly one NNNNNN.trained.json.
+"""
 
 import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 
 from mlagent_jax import rollout, trajectories
+from mlagent_jax.environment import records
 from mlagent_jax.stages import workdir
 
 
@@ -13,46 +22,177 @@ class JournalError(RuntimeError):
   """A rollout file is damaged; says which and what to do."""
 
 
-def write(path: pathlib.Path, groups: list[list[rollout.Executed]]) -> None:
-  """Writes groups[S][G]; the whole file is there or none."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  rows = [[dataclasses.asdict(done) for done in group] for group in groups]
-  text = json.dumps(rows, sort_keys=True)
-  digest = hashlib.sha256(text.encode()).hexdigest()
-  workdir.write_json(path, {'sha256': digest, 'groups': rows})
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One state and the replies that were sampled for it.
 
-
-def read(path: pathlib.Path) -> list[list[rollout.Executed]] | None:
-  """What `write` wrote, float for float; None if there is no such file.
-
-  Raises:
-    JournalError: if the file is damaged.
+  Attributes:
+    task: its name.
+    trajectory_id, step_index: where in the pool the state is from.
+    snapshot: the workspace that every reply is executed in a copy of.
+    prompt_ids: token ids of its prompt.
+    replies: G of them, each with its token ids and log-probabilities.
   """
-  if not path.exists():
-    return None
-  try:
-    content = json.loads(path.read_text())
-    text = json.dumps(content['groups'], sort_keys=True)
-    if hashlib.sha256(text.encode()).hexdigest() != content['sha256']:
-      raise ValueError('its checksum differs')
-    return [[_executed(row) for row in group] for group in content['groups']]
-  except (ValueError, KeyError, TypeError) as error:
-    raise JournalError(
-      f'{path} is damaged ({error}); delete it, and the step is sampled and'
-      ' executed again'
-    ) from error
+
+  task: str
+  trajectory_id: str
+  step_index: int
+  snapshot: records.Snapshot
+  prompt_ids: tuple[int, ...]
+  replies: tuple[rollout.Reply, ...]
 
 
-def _executed(row: dict) -> rollout.Executed:
-  reply = row['reply']
-  return rollout.Executed(
-    rollout.Reply(
-      reply['text'],
-      tuple(reply['token_ids']),
-      tuple(reply['logps']),
-      reply['finished'],
-    ),
-    trajectories.outcome_from_dict(row['outcome']),
-    trajectories.snapshot_from_dict(row['after']),
-    row['reward'],
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+  """A batch as it was sampled.
+
+  Attributes:
+    number: of the batch, which is that of the update it is meant for.
+    version: updates that the policy had seen when it sampled.
+    rows: S of them.
+  """
+
+  number: int
+  version: int
+  rows: tuple[Row, ...]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class SampleId:
+  """Which sample: its batch, the row in it, the slot in that."""
+
+  batch: int
+  row: int
+  slot: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What became of a sample: the outcome, the state after it, the reward."""
+
+  outcome: records.Outcome
+  after: records.Snapshot
+  reward: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """What one update trains on.
+
+  Attributes:
+    results: of the samples that it trains on.
+    dropped: samples that are given up, for they came too late.
+  """
+
+  results: dict[SampleId, Result]
+  dropped: tuple[SampleId, ...]
+
+
+class Journal:
+  """The rollout files of one run.
+
+  Args:
+    folder: made if it is not there.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
+    folder.mkdir(parents=True, exist_ok=True)
+
+  def write_sampled(self, sampled: Sampled) -> None:
+    """Writes a batch; the whole file is there or none."""
+    self._write(f'{sampled.number:06d}.sampled', dataclasses.asdict(sampled))
+
+  def write_trained(self, number: int, trained: Trained) -> None:
+    """Writes what update `number` trains on; the whole file or none."""
+    content = {
+      'results': [
+        [dataclasses.astuple(sample), dataclasses.asdict(result)]
+        for sample, result in sorted(trained.results.items())
+      ],
+      'dropped': [dataclasses.astuple(sample) for sample in trained.dropped],
+    }
+    self._write(f'{number:06d}.trained', content)
+
+  def sampled(self, number: int) -> Sampled | None:
+    """What `write_sampled` wrote, float for float; None if there is none.
+
+    Raises:
+      JournalError: if the file is damaged.
+    """
+    return self._read(f'{number:06d}.sampled', _sampled)
+
+  def trained(self, number: int) -> Trained | None:
+    """What `write_trained` wrote, float for float; None if there is none.
+
+    Raises:
+      JournalError: if the file is damaged.
+    """
+    return self._read(f'{number:06d}.trained', _trained)
+
+  def _write(self, name: str, content: dict) -> None:
+    digest = _digest(content)
+    workdir.write_json(
+      self._folder / f'{name}.json',
+      {'sha256': digest, 'content': content},
+      indent=None,
+    )
+
+  def _read(self, name: str, build: Callable):
+    path = self._folder / f'{name}.json'
+    if not path.exists():
+      return None
+    try:
+      stored = json.loads(path.read_text(encoding='utf-8'))
+      if _digest(stored['content']) != stored['sha256']:
+        raise ValueError('its checksum differs')
+      return build(stored['content'])
+    except (ValueError, KeyError, TypeError) as error:
+      raise JournalError(
+        f'{path} is damaged ({error}); delete it, and that is'
+        f' {"sampled" if name.endswith("sampled") else "executed"} again'
+      ) from error
+
+
+def _digest(content: dict) -> str:
+  return hashlib.sha256(
+    json.dumps(content, sort_keys=True).encode()
+  ).hexdigest()
+
+
+def _sampled(content: dict) -> Sampled:
+  rows = tuple(
+    Row(
+      **{
+        **row,
+        'snapshot': trajectories.snapshot_from_dict(row['snapshot']),
+        'prompt_ids': tuple(row['prompt_ids']),
+        'replies': tuple(_reply(reply) for reply in row['replies']),
+      }
+    )
+    for row in content['rows']
   )
+  return Sampled(content['number'], content['version'], rows)
+
+
+def _reply(values: dict) -> rollout.Reply:
+  return rollout.Reply(
+    **{
+      **values,
+      'token_ids': tuple(values['token_ids']),
+      'logps': tuple(values['logps']),
+    }
+  )
+
+
+def _trained(content: dict) -> Trained:
+  results = {
+    SampleId(*sample): Result(
+      trajectories.outcome_from_dict(result['outcome']),
+      trajectories.snapshot_from_dict(result['after']),
+      result['reward'],
+    )
+    for sample, result in content['results']
+  }
+  dropped = tuple(SampleId(*sample) for sample in content['dropped'])
+  return Trained(results, dropped)

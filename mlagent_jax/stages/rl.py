@@ -4,24 +4,32 @@ One step: draw S states from the pool; sample G actions for each; execute
 every one in its own copy of the state's workspace; score; update the policy.
 Source: ML-Agent, arXiv 2505.23723, step-wise RL paradigm.
 
-What was sampled and what became of it is in rollouts/ before an update uses
-it, so that a killed run repeats its steps with the same tokens and rewards
-and arrives at the same parameters, bit for bit.
+With `rl.max_staleness` above 0 the next batches are sampled before this one is
+executed, so that the device works while scripts run (docs/rl_loop.md). What
+was sampled is in rollouts/ before it is executed, and what became of it before
+an update uses it, so that a killed run repeats its steps with the same tokens
+and rewards and arrives at the same parameters, bit for bit.
 """
 
 import collections
 import time
 
 import jax
+import numpy as np
 
-from mlagent_jax import checkpoint, rollout, train_state
+from mlagent_jax import checkpoint, train_state
 from mlagent_jax.environment import records
-from mlagent_jax.stages import fixed_set, journal, rl_update, sft, workdir
+from mlagent_jax.stages import (
+  fixed_set,
+  rl_update,
+  rollouts,
+  sft,
+  timeline,
+  workdir,
+)
 from mlagent_jax.stages import learner as learner_lib
 from mlagent_jax.stages import states as states_lib
 from mlagent_jax.stages.session import Session
-
-SEED_STREAM = 3
 
 
 def run(
@@ -41,33 +49,50 @@ def run(
   # The state is donated to the update: it needs its own copy.
   own = jax.tree.map(lambda x: x.copy(), reference)
   state = train_state.make_train_state(own, tx, learner.mesh)
+  spans = timeline.Timeline(settings.timeline_steps)
+  source = rollouts.StepRollouts(
+    session,
+    learner,
+    states,
+    session.dispatcher(on_span=spans.worker_span),
+    spans,
+  )
   with checkpoint.Checkpointer(
     folder / 'checkpoints',
     max_to_keep=2,
     fingerprint=workdir.fingerprint(config),
   ) as checkpoints:
-    done, cursor = 0, 0
+    done = 0
     if checkpoints.latest_step() is not None:
       state, extra = checkpoints.restore(state)
-      done, cursor = checkpoints.latest_step(), extra['pool_cursor']
+      done = checkpoints.latest_step()
+      source.restore(extra, done)
       session.log.say(f'rl: resumed at step {done}')
+    ahead = 1 + settings.max_staleness
+    for number in range(done + 1, min(done + ahead, settings.steps) + 1):
+      source.begin(number, state.params, version=done)
     with session.log.progress('rl', settings.steps, done) as bar:
       for number in range(done + 1, settings.steps + 1):
         start = time.monotonic()
-        drawn, cursor = states.pool.draw(
-          settings.states_per_batch,
-          seed=config.seed,
-          cursor=cursor,
-          balanced=settings.pool != 'uniform',
-        )
-        groups = _rollout(session, learner, states, state, drawn, number)
-        executed_at = time.monotonic()
-        state, metrics = rl_update.update(
-          learner, trainer, states, reference, state, drawn, groups
-        )
-        figures = _figures(groups, metrics)
-        figures['rollout_seconds'] = executed_at - start
-        figures['update_seconds'] = time.monotonic() - executed_at
+        spans.begin_step(number)
+        batch = source.collect(number)
+        collected_at = time.monotonic()
+        with spans.span('update'):
+          state, metrics = rl_update.update(
+            learner, trainer, states, reference, state, batch
+          )
+        figures = _figures(batch, metrics)
+        figures['update_seconds'] = time.monotonic() - collected_at
+        extra = source.state()
+        # Before the checkpoint: scripts run while it is written.
+        if number + ahead <= settings.steps:
+          source.begin(number + ahead, state.params, version=number)
+        last = number == settings.steps
+        if last or number % settings.checkpoint_every == 0:
+          with spans.span('checkpoint'):
+            checkpoints.save(number, state, extra)
+          spans.write(folder)
+        figures |= _seconds(spans, time.monotonic() - start)
         session.log.metrics('rl', number, **figures)
         bar(
           f'reward {figures["reward"]:.3f}'
@@ -76,10 +101,8 @@ def run(
           f'  valid {figures["valid_rate"]:.0%}'
           f'  kl {figures["kl"]:.3f}'
           f'  {figures["tokens"] / (time.monotonic() - start):,.0f} tokens/s'
+          f'  idle {figures["idle_share"]:.0%}'
         )
-        last = number == settings.steps
-        if last or number % settings.checkpoint_every == 0:
-          checkpoints.save(number, state, {'pool_cursor': cursor})
   last = _measured(session, learner, states, state.params, 'last', 1)
   result = {}
   for figure in first:
@@ -100,55 +123,34 @@ def _measured(session, learner, states, params, name, stream) -> dict:
   return known
 
 
-def _rollout(
-  session, learner, states, state, drawn, number
-) -> list[list[rollout.Executed]]:
-  """Samples and executes one batch, or reads it from its journal."""
-  settings = session.config.rl
-  path = session.workdir.stage('rl') / 'rollouts' / f'{number:06d}.json'
-  known = journal.read(path)
-  if known is not None:
-    return known
-  policy = learner.policy(
-    samples_per_prompt=settings.samples_per_state,
-    batch_size=settings.states_per_batch,
-    temperature=settings.temperature,
-  )
-  replies = policy.sample_replies(
-    state.params,
-    [states.ids_of(drawn_state) for drawn_state in drawn],
-    rollout.seeds_for(
-      seed=session.config.seed,
-      stream=SEED_STREAM,
-      step=number,
-      shape=(len(drawn), settings.samples_per_state),
-    ),
-  )
-  requests = [
-    (drawn_state.task, drawn_state.snapshot, reply)
-    for drawn_state, group in zip(drawn, replies, strict=True)
-    for reply in group
-  ]
-  executed = rollout.execute_replies(
-    session.pool, requests, session.scales, alpha=session.config.reward.alpha
-  )
-  G = settings.samples_per_state
-  groups = [executed[i : i + G] for i in range(0, len(executed), G)]
-  journal.write(path, groups)
-  return groups
-
-
-def _figures(groups, metrics: dict) -> dict:
-  executed = [done for group in groups for done in group]
+def _figures(batch: rollouts.Batch, metrics: dict) -> dict:
+  executed = batch.executed
   figures = fixed_set.figures(executed)
   if figures['edit_reward'] is None:
     del figures['edit_reward']
   kinds = collections.Counter(done.outcome.kind for done in executed)
   for kind in records.OutcomeKind:
     figures[f'share/{kind}'] = kinds[kind] / len(executed)
+  figures['samples'] = len(executed)
   figures['tokens'] = sum(len(done.reply.token_ids) for done in executed)
   ran = [done for done in executed if done.outcome.exit_code is not None]
   figures['reused'] = sum(done.outcome.cached for done in ran)
   figures['executions'] = len(ran) - figures['reused']
   figures['hit_rate'] = figures['reused'] / max(1, len(ran))
+  figures['staleness'] = float(np.mean(batch.staleness))
+  figures['staleness_max'] = max(batch.staleness)
+  figures['late'] = batch.late
+  figures['dropped'] = batch.dropped
   return figures | metrics
+
+
+def _seconds(spans: timeline.Timeline, total: float) -> dict:
+  """Where the step's time went; the device is idle while it waits."""
+  seconds = spans.seconds()
+  return {
+    'sample_seconds': seconds['sample'],
+    'wait_seconds': seconds['wait'],
+    'checkpoint_seconds': seconds['checkpoint'],
+    'step_seconds': total,
+    'idle_share': seconds['wait'] / total,
+  }

@@ -48,23 +48,39 @@ def make_trainer(learner: learner_lib.Learner, tx) -> Trainer:
   return Trainer(update, compute_logps)
 
 
-def update(learner, trainer, states, reference, state, drawn, groups):
-  """The updates of one batch; returns the state and the first's metrics."""
+def update(learner, trainer, states, reference, state, taken):
+  """The updates of one batch; returns the state and the first's metrics.
+
+  Args:
+    learner: the model.
+    trainer: of `make_trainer`.
+    states: gives the prompt length.
+    reference: parameters of the KL term's model.
+    state: the train state; donated.
+    taken: `rollouts.Batch`.
+  """
   config = learner.config
   settings = config.rl
+  empty = (learner.tokenizer.pad_id,)
   batch = batching.group_layout(
-    [states.ids_of(drawn_state) for drawn_state in drawn],
-    [[done.reply.token_ids for done in group] for group in groups],
+    [empty if row is None else row.prompt_ids for row in taken.rows],
+    [
+      [() if done is None else done.reply.token_ids for done in slots]
+      for slots in taken.slots
+    ],
     prompt_length=states.prompt_length,
     action_length=config.agent.max_action_tokens,
     pad_id=learner.tokenizer.pad_id,
   )
-  rewards = np.array([[d.reward for d in g] for g in groups], np.float32)
-  batch['advantages'] = np.asarray(compute_advantages(settings, rewards))
+  compared = np.asarray(
+    compute_advantages(settings, taken.rewards, taken.valid)
+  )
+  batch['advantages'] = compared.ravel()[taken.owners]
   batch['logps_sampler'] = np.zeros(batch['mask'].shape, np.float32)
-  for row, group in zip(batch['logps_sampler'], groups, strict=True):
-    for slot, done in zip(row, group, strict=True):
-      slot[: len(done.reply.logps)] = done.reply.logps
+  for row, slots in zip(batch['logps_sampler'], taken.slots, strict=True):
+    for slot, done in zip(row, slots, strict=True):
+      if done is not None:
+        slot[: len(done.reply.logps)] = done.reply.logps
   batch = train_state.put_batch(batch, learner.mesh)
   batch['logps_ref'] = trainer.compute_logps(reference, batch)
   if settings.updates_per_batch > 1:
@@ -75,10 +91,14 @@ def update(learner, trainer, states, reference, state, drawn, groups):
   return state, {name: float(value) for name, value in metrics.items()}
 
 
-def compute_advantages(settings, rewards: np.ndarray):
-  """[S, G] rewards -> [S, G] advantages, by the config's estimator."""
+def compute_advantages(settings, rewards: np.ndarray, valid: np.ndarray):
+  """[N, G] rewards and 0/1 -> [N, G] advantages, by the config's estimator."""
   if settings.advantage == 'grpo':
-    return advantages_lib.grpo(rewards, std_floor=settings.std_floor)
+    return advantages_lib.grpo(
+      rewards, std_floor=settings.std_floor, valid=valid
+    )
   if settings.advantage == 'rloo':
-    return advantages_lib.rloo(rewards)
-  return advantages_lib.reinforce(rewards, std_floor=settings.std_floor)
+    return advantages_lib.rloo(rewards, valid=valid)
+  return advantages_lib.reinforce(
+    rewards, std_floor=settings.std_floor, valid=valid
+  )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import config_dict
 
-from mlagent_jax import advantages
+from mlagent_jax import advantages, dispatch
 from mlagent_jax.agent import prompts
 from mlagent_jax.environment import (
   blobs,
@@ -51,6 +51,15 @@ class Session:
   def scales(self) -> dict[str, records.Scale]:
     """Scale of each task."""
     return {name: task.scale for name, task in self.tasks.items()}
+
+  def dispatcher(self, on_span=None) -> dispatch.Dispatcher:
+    """What sends actions to the workers; `on_span` as there."""
+    return dispatch.Dispatcher(
+      self.pool,
+      max_outage_seconds=60 * self.config.environment.max_outage_minutes,
+      say=self.log.say,
+      on_span=on_span,
+    )
 
   def messages(
     self,
@@ -151,9 +160,31 @@ def check_config(config, num_devices: int) -> None:
       f'environment.executions_gb: {config.environment.executions_gb} must be'
       ' above 0; environment.reuse_executions = False keeps none'
     )
+  _check_rollouts(config)
   both = set(config.tasks.train) & set(config.tasks.held_out)
   if both:
     raise ConfigError(f'tasks: {sorted(both)} are both trained and held out')
+
+
+def _check_rollouts(config) -> None:
+  """What `check_config` checks of the rollouts of RL."""
+  settings = config.rl
+  for key in ('max_staleness', 'max_late_staleness', 'timeline_steps'):
+    if settings[key] < 0:
+      raise ConfigError(f'rl.{key}: {settings[key]} is below 0')
+  for key, value in (
+    ('rl.deadline_seconds', settings.deadline_seconds),
+    ('environment.max_outage_minutes', config.environment.max_outage_minutes),
+  ):
+    if value < 0:
+      raise ConfigError(f'{key}: {value} is below 0')
+  late, usual = settings.max_late_staleness, settings.max_staleness
+  if 0 < late <= usual:
+    raise ConfigError(
+      f'rl.max_late_staleness {late}: a late sample has a staleness of'
+      f' {usual + 1} at least (rl.max_staleness is {usual}); raise it, or set'
+      ' it to 0 to drop what is late'
+    )
 
 
 @contextlib.contextmanager

@@ -21,7 +21,9 @@ FREE_KEYS = (
   'environment.workers',
   'environment.executions',
   'environment.executions_gb',
+  'environment.max_outage_minutes',
   'mesh',
+  'rl.timeline_steps',
 )
 
 
@@ -50,11 +52,11 @@ class Workdir:
     write_json(self.stage(name) / 'done.json', result)
 
 
-def write_json(path: pathlib.Path, value) -> None:
+def write_json(path: pathlib.Path, value, indent: int | None = 2) -> None:
   """Writes JSON so that a reader sees the old file or the whole new one."""
   partial = path.with_suffix(path.suffix + '.partial')
   with partial.open('w', encoding='utf-8') as file:
-    json.dump(value, file, indent=2)
+    json.dump(value, file, indent=indent)
     file.write('\n')
     file.flush()
     os.fsync(file.fileno())
