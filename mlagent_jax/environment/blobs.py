@@ -12,6 +12,7 @@ import hashlib
 import os
 import pathlib
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -130,6 +131,24 @@ class BlobStore:
   def unfinished(self) -> list[pathlib.Path]:
     """Files that nobody reads: being written, or left by killed writers."""
     return list(self._temporary.iterdir())
+
+  def sweep(self, seconds: float = 3600.0) -> list[pathlib.Path]:
+    """Removes what killed writers left unfinished.
+
+    Args:
+      seconds: files that are younger may still be under way.
+
+    Returns:
+      The files.
+    """
+    removed = []
+    for path in self.unfinished():
+      with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+        # Not the time of the content: a link has that of its original.
+        if time.time() - path.lstat().st_ctime >= seconds:
+          path.unlink()
+          removed.append(path)
+    return removed
 
   def path(self, digest: str) -> pathlib.Path:
     """Where a blob is, or would be; its content must not be changed."""

@@ -198,6 +198,18 @@ class ExecutionCache:
     """What records and blobs take, at most."""
     return self._use(0)
 
+  def sweep(self) -> None:
+    """Removes what killed processes left unfinished."""
+    with self._alone():
+      self._remove_unfinished()
+
+  def _remove_unfinished(self) -> None:
+    """Needs `_alone`: nobody else is writing then."""
+    for path in (*self._temporary.iterdir(), *self._blobs.unfinished()):
+      path.unlink()
+    for path in self._locks.iterdir():
+      _remove_if_free(path)
+
   def _path(self, key: str) -> pathlib.Path:
     return self._records / key[:2] / key[2:]
 
@@ -241,10 +253,7 @@ class ExecutionCache:
 
   def _make_room(self, needed: int) -> None:
     """Removes what has to go for so many bytes, and what nobody knows of."""
-    for path in (*self._temporary.iterdir(), *self._blobs.unfinished()):
-      path.unlink()
-    for path in self._locks.iterdir():
-      _remove_if_free(path)
+    self._remove_unfinished()
     records = sorted(self._known_records(), key=lambda record: record.used)
     uses = collections.Counter(b for record in records for b in record.blobs)
     sizes = {}

@@ -48,7 +48,8 @@ class LocalPool:
 
   A step whose sandbox fails is tried again after a pause, each twice as long
   as the one before; no outcome is recorded for the failures. A new pool
-  removes the folders that killed runs left on this machine.
+  removes what killed runs left: folders on this machine, and unfinished files
+  in the store and the cache.
 
   Args:
     environment: takes the steps.
@@ -84,6 +85,9 @@ class LocalPool:
       workers, thread_name_prefix='worker'
     )
     scratch.reap(environment.scratch)
+    environment.store.sweep()
+    if environment.cache is not None:
+      environment.cache.sweep()
 
   def submit(
     self, task: str, snapshot: Snapshot, reply: str
