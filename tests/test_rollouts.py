@@ -1,0 +1,274 @@
+"""Batches in a real session: real states, a real pool, real scripts.
+
+Only the policy is not a model: it writes what a test tells it to, and into its
+thought which parameters and seed it was given.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from mlagent_jax import rollout
+from mlagent_jax.stages import (
+  collect,
+  journal,
+  rollouts,
+  session,
+  states,
+  timeline,
+  vocabulary,
+  workdir,
+)
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from configs import base  # noqa: E402
+
+pytestmark = pytest.mark.timeout(600)
+
+LOOK = 'Action: List Files\nAction Input: {"dir_path": "."}'
+# Not the same script twice: nothing of it is in the cache.
+SLOW = (
+  'Action: Edit Script Lines\nAction Input: {"script_name": "train.py",'
+  ' "start_line_number": "1", "end_line_number": "1", "replacement":'
+  ' "import time; time.sleep(%s)  # %s"}'
+)
+
+
+@dataclasses.dataclass
+class Writer:
+  """Stands where the learner does: `sleeps` (step, row, slot) are slow."""
+
+  sleeps: dict
+  calls: int = 0
+
+  def policy(self, **_):
+    return self
+
+  def sample_replies(self, params, prompts, seeds):
+    self.calls += 1
+    step = self.step_of[int(seeds[0, 0])]
+    return [
+      [self._reply(params, step, row, slot) for slot in range(seeds.shape[1])]
+      for row in range(len(prompts))
+    ]
+
+  def _reply(self, params, step, row, slot):
+    place = step, row, slot
+    text = LOOK
+    if place in self.sleeps:
+      text = SLOW % (self.sleeps[place], place)
+    text = f'Thought: version {params}\n{text}'
+    return rollout.Reply(text, (3, 4, 2), (-0.5, -0.25, -0.125), True)
+
+  @property
+  def step_of(self):
+    return {
+      int(
+        rollout.seeds_for(
+          seed=0, stream=rollouts.SEED_STREAM, step=step, shape=(2, 3)
+        )[0, 0]
+      ): step
+      for step in range(1, 20)
+    }
+
+
+def config_of(**rl):
+  config = base.get_config()
+  config.tasks.train = ('cells',)
+  config.tasks.held_out = ()
+  config.stages = ('collect',)
+  config.environment.sandbox = 'process'
+  config.environment.executions = ''
+  config.tokenizer.vocab_size = 900
+  config.collect.trajectories_per_task = 3
+  config.collect.max_steps = 2
+  config.fixed_set.states = 1
+  config.rl.states_per_batch = 2
+  config.rl.samples_per_state = 3
+  config.rl.steps = 6
+  config.rl.update(rl)
+  return config
+
+
+@pytest.fixture(scope='module')
+def collected(tmp_path_factory):
+  """A folder with trajectories, and a tokenizer of their prompts."""
+  folder = tmp_path_factory.mktemp('collected')
+  with session.open_session(config_of(), folder, 1) as live:
+    live.workdir.finish('collect', collect.run(live))
+    return folder, vocabulary.load_or_train(live)
+
+
+@pytest.fixture
+def opened(collected, tmp_path):
+  """A function that opens a session with other settings of RL."""
+  folder, tokenizer = collected
+  stack = contextlib.ExitStack()
+
+  def open_one(name='run', **rl):
+    here = tmp_path / name
+    if not here.exists():
+      shutil.copytree(folder, here)
+      (here / 'config.json').unlink()
+      config = config_of(**rl)
+      workdir.write_json(here / 'config.json', workdir.flatten(config))
+    live = stack.enter_context(session.open_session(config_of(**rl), here, 1))
+    return live, states.load_states(live, tokenizer)
+
+  with stack:
+    yield open_one
+
+
+def source_of(live, known, writer):
+  spans = timeline.Timeline(0)
+  return rollouts.StepRollouts(live, writer, known, live.dispatcher(), spans)
+
+
+def loop(live, source, done=0, until=None):
+  """The loop of `stages.rl`, with the number of updates as parameters."""
+  settings = live.config.rl
+  ahead = 1 + settings.max_staleness
+  for number in range(done + 1, min(done + ahead, settings.steps) + 1):
+    source.begin(number, done, version=done)
+  batches, saved = {}, {}
+  for number in range(done + 1, (until or settings.steps) + 1):
+    batches[number] = source.collect(number)
+    saved[number] = json.loads(json.dumps(source.state()))
+    if number + ahead <= settings.steps:
+      source.begin(number + ahead, number, version=number)
+  return batches, saved
+
+
+def accounts(folder, steps):
+  """How often each sample was trained on or dropped."""
+  counts = collections.Counter()
+  found = journal.Journal(folder / 'rl' / 'rollouts')
+  for number in range(1, steps + 1):
+    trained = found.trained(number)
+    counts.update([*trained.results, *trained.dropped])
+  return counts
+
+
+def every_sample(steps):
+  return {
+    journal.SampleId(batch, row, slot)
+    for batch in range(1, steps + 1)
+    for row in range(2)
+    for slot in range(3)
+  }
+
+
+@pytest.mark.parametrize('staleness', [0, 1, 3])
+def test_staleness_is_what_was_asked_for(opened, staleness):
+  live, known = opened(max_staleness=staleness)
+  batches, _ = loop(live, source_of(live, known, Writer({})))
+  for number, batch in batches.items():
+    version = max(0, number - 1 - staleness)
+    assert set(batch.staleness) == {number - 1 - version}
+    texts = {done.reply.text.split('\n')[0] for done in batch.executed}
+    assert texts == {f'Thought: version {version}'}
+    assert batch.valid.all()
+    assert batch.owners.tolist() == [[0, 1, 2], [3, 4, 5]]
+  assert accounts(live.workdir.folder, 6) == dict.fromkeys(every_sample(6), 1)
+
+
+def test_the_states_do_not_depend_on_the_staleness(opened):
+  drawn = []
+  for name, staleness in (('a', 0), ('b', 2)):
+    live, known = opened(name, max_staleness=staleness)
+    batches, _ = loop(live, source_of(live, known, Writer({})))
+    drawn.append([batch.rows for batch in batches.values()])
+  for before, after in zip(*drawn, strict=True):
+    assert [r.snapshot for r in before] == [r.snapshot for r in after]
+    assert [r.prompt_ids for r in before] == [r.prompt_ids for r in after]
+
+
+def test_what_is_late_is_trained_later(opened):
+  live, known = opened(
+    max_staleness=1, deadline_seconds=0.2, max_late_staleness=5
+  )
+  # One slot of step 2 takes seconds; slow ones later keep the steps going.
+  slow = {(2, 1, 2): 2.0} | {(step, 0, 0): 0.7 for step in (3, 4, 5, 6)}
+  batches, _ = loop(live, source_of(live, known, Writer(slow)))
+  assert batches[2].slots[1][2] is None
+  assert batches[2].valid[1].tolist() == [1, 1, 0]
+  late = {n: batch for n, batch in batches.items() if batch.late}
+  assert late
+  found = 0
+  for batch in late.values():
+    assert len(batch.rows) == 2 + rollouts.late_rows(live.config)
+    for row, slots, valid in zip(
+      batch.rows[2:], batch.slots[2:], batch.valid[2:], strict=True
+    ):
+      done = [item for item in slots if item is not None]
+      assert (row is None) == (not done)
+      if len(done) == 1 and 'sleep(2.0)' in done[0].reply.text:
+        # It is compared with its mates, which are not trained again.
+        assert valid.tolist() == [1, 1, 1]
+        found += 1
+  counts = accounts(live.workdir.folder, 6)
+  assert counts == dict.fromkeys(every_sample(6), 1)
+  trained = [s for b in batches.values() for s in b.staleness]
+  assert max(trained) <= 5
+  assert found == 1
+
+
+def test_what_is_late_is_dropped_and_counted(opened):
+  live, known = opened(max_staleness=0, deadline_seconds=0.2)
+  slow = {(2, 0, 0): 6.0}
+  batches, _ = loop(live, source_of(live, known, Writer(slow)))
+  assert [batch.dropped for batch in batches.values()] == [0, 1, 0, 0, 0, 0]
+  assert batches[2].valid[0].tolist() == [0, 1, 1]
+  assert batches[2].rewards[0].tolist() == [0.0, 0.5, 0.5]
+  assert accounts(live.workdir.folder, 6) == dict.fromkeys(every_sample(6), 1)
+
+
+@pytest.mark.parametrize('staleness', [0, 2])
+@pytest.mark.parametrize('done', [0, 2])
+def test_a_stopped_run_goes_on_with_the_same_batches(opened, staleness, done):
+  whole, known = opened('whole', max_staleness=staleness)
+  expected, _ = loop(whole, source_of(whole, known, Writer({})))
+  live, known = opened('stopped', max_staleness=staleness)
+  _, saved = loop(live, source_of(live, known, Writer({})), until=4)
+  # What it had begun is lost; the checkpoint is of step `done`.
+  writer = Writer({})
+  source = source_of(live, known, writer)
+  if done:
+    source.restore(saved[done], done)
+  batches, _ = loop(live, source, done=done)
+  assert writer.calls == 6 - min(6, 5 + staleness)
+  for number, batch in batches.items():
+    assert batch.rows == expected[number].rows
+    assert batch.slots == expected[number].slots
+    assert batch.staleness == expected[number].staleness
+    np.testing.assert_array_equal(batch.rewards, expected[number].rewards)
+  counts = accounts(live.workdir.folder, 6)
+  assert counts == dict.fromkeys(every_sample(6), 1)
+
+
+def test_late_samples_survive_a_restart(opened):
+  live, known = opened(
+    max_staleness=0, deadline_seconds=0.2, max_late_staleness=9
+  )
+  slow = {(2, 1, 0): 1.5}
+  _, saved = loop(live, source_of(live, known, Writer(slow)), until=3)
+  source = source_of(live, known, Writer({(6, 0, 0): 3.0, (6, 0, 1): 0.1}))
+  source.restore(saved[2], 2)
+  batches, _ = loop(live, source, done=2)
+  counts = accounts(live.workdir.folder, 6)
+  assert counts == dict.fromkeys(every_sample(6), 1)
+  trained = [
+    done.reply.text
+    for batch in batches.values()
+    for slots in batch.slots[2:]
+    for done in slots
+    if done is not None
+  ]
+  assert any('sleep(1.5)' in text for text in trained)
