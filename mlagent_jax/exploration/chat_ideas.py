@@ -59,8 +59,8 @@ def write_ideas(
     on_done: called with the number of new ideas after each answer.
 
   Raises:
-    TooFewIdeasError: after several answers without a new one; says how many there
-      are.
+    TooFewIdeasError: after several answers without a new one; says how many
+      there are.
   """
   found: list[str] = []
   empty = rounds = 0
