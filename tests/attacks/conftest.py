@@ -86,7 +86,7 @@ class _Table:
       k for k in SANDBOXES if any(k in row for row in self._rows.values())
     ]
     good = sum(
-      'failed' not in verdict
+      not verdict.startswith('**failed**')
       for row in self._rows.values()
       for verdict in row.values()
     )
