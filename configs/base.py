@@ -119,22 +119,48 @@ def get_config() -> config_dict.ConfigDict:
   config.rl.states_per_batch = 16
   config.rl.samples_per_state = 8
   config.rl.micro_batches = 1
-  config.rl.updates_per_batch = 1
+  # A batch is split into mini-batches of whole groups, one update each, and
+  # gone through `epochs` times. (PPO of the paper: 4 mini-batches of 256.)
+  config.rl.mini_batches = 1
+  config.rl.epochs = 1
   config.rl.temperature = 1.0
   config.rl.learning_rate = 5e-4
   config.rl.schedule = 'constant'
   config.rl.warmup_steps = 0
   config.rl.weight_decay = 0.0
-  config.rl.advantage = 'grpo'  # rloo, reinforce
+  # docs/rl.md says how to choose; formulas are in losses.py and advantages.py.
+  config.rl.advantage = 'grpo'  # rloo, reinforce, gae (with a critic)
+  config.rl.use_std = True  # of grpo; False is Dr. GRPO
+  # Least std that grpo, reinforce and gae's whitening divide by, of the reward.
   config.rl.std_floor = 0.25
+  config.rl.ratio = 'token'  # 'sequence': GSPO, with clips of about 3e-4
   config.rl.clip_low = 0.2
   config.rl.clip_high = 0.2
-  config.rl.dual_clip = 3.0
+  config.rl.dual_clip = 3.0  # 0: none
   config.rl.aggregation = 'token-mean'
   config.rl.kl_estimator = 'k3'
+  config.rl.kl_place = 'loss'  # or 'reward'
   config.rl.kl_coef = 0.02
+  # 'adaptive': kl_coef is where it starts; it follows kl_target nats a token.
+  config.rl.kl_control = 'fixed'
+  config.rl.kl_target = 0.05
+  config.rl.kl_gain = 0.1
   config.rl.entropy_coef = 0.0
-  config.rl.importance_cap = 2.0
+  config.rl.importance_cap = 2.0  # 0: no correction
+  # Weights a sample's gradient by its seconds plus this; 0: all alike.
+  config.rl.duration_floor = 0.0
+  # Of advantage 'gae'.
+  config.rl.gamma = 1.0
+  config.rl.gae_lambda = 1.0
+  config.rl.whiten = True
+  config.rl.value_clip = 0.5
+  config.rl.critic = config_dict.ConfigDict()
+  config.rl.critic.learning_rate = 1e-5
+  config.rl.critic.schedule = 'constant'
+  config.rl.critic.warmup_steps = 0
+  config.rl.critic.weight_decay = 0.01
+  # First steps in which the critic alone is trained.
+  config.rl.critic.steps_alone = 0
   # 'uniform': every prefix of every trajectory alike; 'balanced': the tasks
   # take turns; 'distinct': they do, and prefixes of one prompt count once.
   config.rl.pool = 'balanced'

@@ -5,7 +5,8 @@ under it, so that a group which differs only by validation noise is not blown up
 to unit variance); without the std it is Dr. GRPO, arXiv 2503.20783. RLOO is
 arXiv 2402.14740 eq. 6. `reinforce` whitens over the batch, as in REINFORCE++
 (arXiv 2501.03262). GAE is arXiv 1506.02438 eq. 16, over the tokens of one
-action; the paper's PPO has gamma = lambda = 1, where it is R - V_t.
+action; the paper's PPO has gamma = lambda = 1, where it is R - V_t. Duration
+weights are arXiv 2509.01684 section 4.1.
 
 Axes: S states, G samples of a state, A tokens of an action. All functions are
 pure, take NumPy or jax arrays, compute in float32 and may be jitted. `valid`
@@ -185,3 +186,35 @@ def whiten(advantages, mask, *, std_floor):
   advantages, mask = _prepare(advantages, mask)
   deviation, std, _ = _moments(advantages, mask, axis=None)
   return deviation / jnp.maximum(std, std_floor)
+
+
+def explained_variance(values, returns, mask):
+  """1 - var(returns - values) / var(returns) over the mask, a scalar.
+
+  1 is a critic that knows, 0 one that knows the mean; NaN if all returns are
+  equal.
+  """
+  errors, mask = _prepare(returns - values, mask)
+  _, error, _ = _moments(errors, mask, axis=None)
+  _, spread, _ = _moments(jnp.where(mask > 0, returns, 0.0), mask, axis=None)
+  return jnp.squeeze(1.0 - (error / spread) ** 2)
+
+
+def duration_weights(seconds, *, floor, valid=None):
+  """Weights that let slow actions count as much as the time they take.
+
+  weight = (seconds + floor) / mean over the batch of (seconds + floor): an
+  action that ran for twice as long has twice the gradient, and the mean weight
+  is 1. Multiply the advantages by it; a policy gradient is linear in them.
+
+  Args:
+    seconds: [S, G] wall-clock seconds of each action's run, 0 without one.
+    floor: seconds that every action takes besides, > 0: sampling it.
+    valid: [S, G] of 0/1, or None for all; others get weight 0.
+
+  Returns:
+    [S, G] float32.
+  """
+  seconds, valid = _prepare(seconds, valid)
+  taken = (seconds + floor) * valid
+  return taken * jnp.sum(valid) / jnp.maximum(jnp.sum(taken), floor)

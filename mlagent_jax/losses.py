@@ -10,7 +10,10 @@ ratio r = exp(logp - logp_old), advantage A and an asymmetric range
 1912.09729 eq. 6; KL estimators are Schulman's k1, k2, k3
 (http://joschu.net/blog/kl-approx.html); the truncated importance weights that
 correct for a sampler other than the trainer are min(exp(logp_old -
-logp_sampler), cap). Deviation: every exponent is clamped to +-20.
+logp_sampler), cap). GSPO (arXiv 2507.18071 eq. 5 to 7) has one ratio a
+sequence in the place of r: exp of the mean over its tokens of logp - logp_old.
+The critic's loss is PPO's with a clipped value. Deviation: every exponent is
+clamped to +-20.
 
 A batch is a dict of arrays as `mlagent_jax.batching` makes it. Axes: B rows, T
 tokens, S states, G samples of a state, A tokens of an action, D model, V
@@ -24,6 +27,8 @@ from mlagent_jax.model.logps import batch_logps
 
 EXPONENT_LIMIT = 20.0
 AGGREGATIONS = ('token-mean', 'seq-mean-token-sum', 'seq-mean-token-mean')
+RATIOS = ('token', 'sequence')
+KL_KINDS = ('k1', 'k2', 'k3')
 
 
 def aggregate(values, mask, aggregation):
@@ -68,10 +73,39 @@ def _ratio(difference):
   return jnp.exp(jnp.clip(difference, -EXPONENT_LIMIT, EXPONENT_LIMIT))
 
 
-def truncated_importance(logps_old, logps_sampler, *, cap=2.0):
-  """min(exp(logp_old - logp_sampler), cap) per token, without gradient."""
-  weights = jnp.minimum(_ratio(logps_old - logps_sampler), cap)
-  return jax.lax.stop_gradient(weights)
+def log_ratios(logps, logps_other, mask, kind='token'):
+  """Logp - logp_other, of every token or meaned over its sequence.
+
+  Args:
+    logps: [..., A].
+    logps_other: [..., A].
+    mask: [..., A] 1 on action tokens.
+    kind: 'token', or 'sequence' for the length-normalised one of GSPO, whose
+      exponential is the geometric mean of the tokens' ratios.
+
+  Returns:
+    [..., A]; of a sequence the same number at every token.
+  """
+  difference = logps - logps_other
+  if kind == 'token':
+    return difference
+  if kind == 'sequence':
+    inside = jnp.where(mask > 0, difference, 0.0)
+    lengths = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1.0)
+    mean = jnp.sum(inside, axis=-1, keepdims=True) / lengths
+    return jnp.broadcast_to(mean, difference.shape)
+  raise ValueError(f'unknown ratio {kind!r}: {RATIOS}')
+
+
+def truncated_importance(
+  logps_old, logps_sampler, *, cap=2.0, mask=None, kind='token'
+):
+  """min(exp(logp_old - logp_sampler), cap), without gradient.
+
+  Of every token, or of its sequence (`kind`, see `log_ratios`; needs `mask`).
+  """
+  exponent = log_ratios(logps_old, logps_sampler, mask, kind)
+  return jax.lax.stop_gradient(jnp.minimum(_ratio(exponent), cap))
 
 
 def kl_penalty(logps, logps_ref, kind):
@@ -89,11 +123,27 @@ def kl_penalty(logps, logps_ref, kind):
     return 0.5 * difference**2
   if kind == 'k3':
     return _ratio(-difference) - 1.0 + difference
-  raise ValueError(f"unknown KL estimator {kind!r}: 'k1', 'k2', 'k3'")
+  raise ValueError(f'unknown KL estimator {kind!r}: {KL_KINDS}')
+
+
+def adapted_kl_coef(coef, kl, *, target, gain):
+  """The next coefficient of the adaptive controller.
+
+  coef * (1 + gain * clip(kl / target - 1, -0.2, 0.2)): Ziegler et al. 2019
+  (arXiv 1909.08593 section 2.2), whose gain is 0.1. Deviation: its KL is a
+  whole sequence's, ours is the mean over tokens, as every KL here.
+
+  Args:
+    coef: scalar, the coefficient of the batch that `kl` was measured on.
+    kl: scalar, the measured KL, nats a token.
+    target: the KL that is wanted, nats a token.
+    gain: how fast the coefficient follows.
+  """
+  return coef * (1.0 + gain * jnp.clip(kl / target - 1.0, -0.2, 0.2))
 
 
 def policy_loss_tokens(
-  logps, logps_old, advantages, *, clip_low, clip_high, dual_clip
+  log_ratio, advantages, *, clip_low, clip_high, dual_clip
 ):
   """The clipped policy loss of every token, before masks and weights.
 
@@ -101,8 +151,7 @@ def policy_loss_tokens(
   min(., -c A) with c = dual_clip.
 
   Args:
-    logps: [..., A].
-    logps_old: [..., A].
+    log_ratio: [..., A], see `log_ratios`.
     advantages: broadcastable to [..., A].
     clip_low: epsilon below.
     clip_high: epsilon above.
@@ -113,7 +162,7 @@ def policy_loss_tokens(
   """
   if dual_clip is not None and dual_clip <= 1.0:
     raise ValueError(f'dual_clip is {dual_clip}; it must exceed 1, or be None')
-  ratio = _ratio(logps - logps_old)
+  ratio = _ratio(log_ratio)
   plain = -advantages * ratio
   bounded = -advantages * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
   loss = jnp.maximum(plain, bounded)
@@ -135,6 +184,7 @@ def policy_loss(
   clip_low=0.2,
   clip_high=0.2,
   dual_clip=3.0,
+  ratio_kind='token',
   aggregation='token-mean',
   importance=None,
   penalty=None,
@@ -149,6 +199,8 @@ def policy_loss(
     clip_low: r is clipped to [1 - clip_low, 1 + clip_high].
     clip_high: see clip_low.
     dual_clip: c > 1: with A < 0 the loss is at most -c A; None for none.
+    ratio_kind: 'token', or 'sequence' for GSPO's. GSPO's own objective is that
+      with aggregation 'seq-mean-token-mean' and no dual clip.
     aggregation: one of AGGREGATIONS, see `aggregate` for the denominator.
     importance: [..., A] weights of the tokens' policy terms, or None.
     penalty: [..., A] added to the tokens' weighted policy terms (coefficient
@@ -162,8 +214,7 @@ def policy_loss(
   if advantages.ndim == logps.ndim - 1:
     advantages = advantages[..., None]
   tokens, ratio, clipped, dual_clipped = policy_loss_tokens(
-    logps,
-    logps_old,
+    log_ratios(logps, logps_old, mask, ratio_kind),
     advantages,
     clip_low=clip_low,
     clip_high=clip_high,
@@ -188,6 +239,58 @@ def policy_loss(
   return *aggregate(tokens, mask, aggregation), metrics
 
 
+def value_loss(values, values_old, returns, mask, *, value_clip):
+  """The critic's loss: half the squared error, of the worse of two values.
+
+  max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) / 2 over tokens: a value
+  that moved further than c from the old one, towards its return, has no
+  gradient. As in PPO's reference implementations; arXiv 2006.05990 section 3.5.
+
+  Args:
+    values: [..., A] of the critic being trained.
+    values_old: [..., A] of the critic before this batch's first update.
+    returns: [..., A] the targets, as of `advantages.gae`.
+    mask: [..., A] 1 on action tokens.
+    value_clip: c, in units of the reward.
+
+  Returns:
+    (sum, weight, metrics); the weight is sum(mask). Metrics: value,
+    value_error (mean squared error), value_clip_fraction.
+  """
+  bounded = jnp.clip(values, values_old - value_clip, values_old + value_clip)
+  error, bounded_error = (values - returns) ** 2, (bounded - returns) ** 2
+  figures = {
+    'value': values,
+    'value_error': error,
+    'value_clip_fraction': bounded_error > error,
+  }
+  metrics = {
+    name: aggregate(jax.lax.stop_gradient(value), mask, 'token-mean')
+    for name, value in figures.items()
+  }
+  tokens = 0.5 * jnp.maximum(error, bounded_error)
+  return *aggregate(tokens, mask, 'token-mean'), metrics
+
+
+def make_critic_loss(*, value_clip):
+  """loss_fn(critic, batch) -> (sum, weight, metrics), see `value_loss`.
+
+  The batch is `batching.group_layout`'s with, besides, values [S, G, A] (of the
+  critic before the first update) and returns [S, G, A].
+  """
+
+  def loss_fn(critic, batch):
+    return value_loss(
+      critic(batch),
+      batch['values'],
+      batch['returns'],
+      batch['mask'],
+      value_clip=value_clip,
+    )
+
+  return loss_fn
+
+
 def make_sft_loss(*, chunk=128):
   """loss_fn(model, batch) -> (sum, weight, metrics) of supervised tuning.
 
@@ -209,6 +312,7 @@ def make_step_rl_loss(
   clip_low=0.2,
   clip_high=0.2,
   dual_clip=3.0,
+  ratio_kind='token',
   aggregation='token-mean',
   kl_coef=0.0,
   kl_kind='k3',
@@ -228,15 +332,18 @@ def make_step_rl_loss(
       first, `model.logps.make_compute_logps` computes it;
     logps_sampler [S, G, A]: as the sampler recorded it, unless importance_cap
       is None;
-    logps_ref [S, G, A]: of the reference, if kl_coef is not 0.
+    logps_ref [S, G, A]: of the reference, if kl_coef is not 0;
+    kl_coef [S]: if kl_coef is None.
 
   Args:
     clip_low: see `policy_loss`.
     clip_high: see `policy_loss`.
     dual_clip: see `policy_loss`.
+    ratio_kind: see `policy_loss`; also of the importance weights.
     aggregation: see `policy_loss`.
     kl_coef: of the KL to the reference in the loss; 0 leaves it out (without
-      needing logps_ref; if the batch has it, the KL is still a metric).
+      needing logps_ref; if the batch has it, the KL is still a metric). None
+      reads it from the batch, for a coefficient that changes.
     kl_kind: 'k1', 'k2' or 'k3', see `kl_penalty`.
     entropy_coef: of the entropy bonus.
     importance_cap: cap of the truncated importance weights; None for none.
@@ -257,15 +364,20 @@ def make_step_rl_loss(
     importance = None
     if importance_cap is not None:
       importance = truncated_importance(
-        logps_old, batch['logps_sampler'], cap=importance_cap
+        logps_old,
+        batch['logps_sampler'],
+        cap=importance_cap,
+        mask=mask,
+        kind=ratio_kind,
       )
     penalty = -entropy_coef * entropy if entropy_coef else None
     figures = {'entropy': entropy}
-    if kl_coef or 'logps_ref' in batch:
+    coef = batch['kl_coef'][:, None, None] if kl_coef is None else kl_coef
+    if kl_coef != 0 or 'logps_ref' in batch:
       kl = kl_penalty(logps, batch['logps_ref'], kl_kind)
       figures['kl'] = kl
-      if kl_coef:
-        penalty = kl_coef * kl + (0.0 if penalty is None else penalty)
+      if kl_coef != 0:
+        penalty = coef * kl + (0.0 if penalty is None else penalty)
     total, weight, metrics = policy_loss(
       logps,
       logps_old,
@@ -274,6 +386,7 @@ def make_step_rl_loss(
       clip_low=clip_low,
       clip_high=clip_high,
       dual_clip=dual_clip,
+      ratio_kind=ratio_kind,
       aggregation=aggregation,
       importance=importance,
       penalty=penalty,

@@ -12,7 +12,7 @@ import optax
 SCHEDULES = ('constant', 'cosine', 'linear')
 
 # Names of parameters that do not decay: norms and biases.
-_NO_DECAY = frozenset({'scale', 'bq', 'bk', 'bv'})
+_NO_DECAY = frozenset({'scale', 'bias', 'bq', 'bk', 'bv'})
 
 
 def make_schedule(

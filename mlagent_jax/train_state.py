@@ -20,10 +20,10 @@ from flax import nnx
 from mlagent_jax.model.sharding import (
   batch_sharding,
   check_batch_divides,
-  constrain,
   constrain_state,
   logical_sharding,
   on_mesh,
+  split_batch,
   state_shardings,
 )
 
@@ -169,7 +169,7 @@ def make_train_step(
 
   def step(state, batch):
     with on_mesh(mesh):
-      parts = _split(batch, micro_batches, mesh)
+      parts = split_batch(batch, micro_batches, mesh)
 
       def accumulate(total, part):
         grads, sums = gradients(state.params, part)
@@ -190,29 +190,6 @@ def make_train_step(
       return constrain_state(state), metrics
 
   return jax.jit(step, donate_argnums=0)
-
-
-def _split(batch, micro_batches, mesh):
-  """[B, …] arrays as [M, B / M, …]; every M-th row, so that none moves.
-
-  A device holds consecutive rows of the batch: with strided parts it keeps
-  its rows, with consecutive parts they would travel.
-  """
-  sizes = {name: len(x) for name, x in batch.items()}
-  size = next(iter(sizes.values()))
-  if len(set(sizes.values())) > 1:
-    raise ValueError(f'leading axes of the batch differ: {sizes}')
-  if size % micro_batches:
-    raise ValueError(
-      f'batch {size} is not divisible by {micro_batches} micro-batches'
-    )
-  check_batch_divides(mesh, size // micro_batches, 'micro-batch')
-
-  def split(x):
-    x = x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
-    return constrain(x, (None, 'batch', *(None,) * (x.ndim - 2)))
-
-  return jax.tree.map(split, batch)
 
 
 def _zeros(function, params, parts):

@@ -214,6 +214,11 @@ class State:
   snapshot: Snapshot
   history: tuple[Step, ...]
 
+  @property
+  def name(self) -> str:
+    """TRAJECTORY_ID/STEP_INDEX: unique in a pool."""
+    return f'{self.trajectory_id}/{self.step_index}'
+
   @functools.cached_property
   def key(self) -> str:
     """Equal for states that an agent cannot tell apart (SHA-256, hex)."""

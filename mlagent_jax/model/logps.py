@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mlagent_jax.model.layout import layout_of
-from mlagent_jax.model.sharding import constrain, on_mesh
+from mlagent_jax.model.sharding import constrain, map_parts, on_mesh
 
 
 def token_logps(
@@ -158,17 +158,6 @@ def make_compute_logps(
       def part(rows):
         return batch_logps(model, rows, **options)[0]
 
-      if micro_batches == 1:
-        return part(batch)
-      logps = jax.lax.map(part, jax.tree.map(split, batch))
-      return jnp.moveaxis(logps, 0, 1).reshape(batch['targets'].shape)
-
-  def split(x):  # as the train step splits
-    if x.shape[0] % micro_batches:
-      raise ValueError(
-        f'batch {x.shape[0]} is not divisible by {micro_batches} micro-batches'
-      )
-    x = x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
-    return constrain(x, (None, 'batch', *(None,) * (x.ndim - 2)))
+      return map_parts(part, batch, micro_batches, mesh)
 
   return jax.jit(compute)

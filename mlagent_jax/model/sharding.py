@@ -133,6 +133,55 @@ def check_batch_divides(
     check_divides(mesh, (batch_size,), ('batch',), what)
 
 
+def split_batch(batch, parts: int, mesh: jax.sharding.Mesh | None):
+  """[B, …] arrays as [parts, B / parts, …], for use inside jit.
+
+  Part p holds every `parts`-th row from p on, so that none moves: a device has
+  consecutive rows of the batch; with strided parts it keeps its rows, with
+  consecutive parts they would travel.
+
+  Args:
+    batch: a dict of arrays with leading axis B.
+    parts: how many.
+    mesh: where the batch is, or None for a single device.
+
+  Raises:
+    ValueError: when it is traced, if B does not divide by `parts`, or B / parts
+      by the devices of the batch.
+  """
+  sizes = {name: len(x) for name, x in batch.items()}
+  size = next(iter(sizes.values()))
+  if len(set(sizes.values())) > 1:
+    raise ValueError(f'leading axes of the batch differ: {sizes}')
+  if size % parts:
+    raise ValueError(f'batch {size} is not divisible by {parts} micro-batches')
+  check_batch_divides(mesh, size // parts, 'micro-batch')
+
+  def split(x):
+    x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+    return constrain(x, (None, 'batch', *(None,) * (x.ndim - 2)))
+
+  return jax.tree.map(split, batch)
+
+
+def map_parts(function, batch, parts: int, mesh: jax.sharding.Mesh | None):
+  """function(batch) for a function of rows, computed part by part.
+
+  Args:
+    function: dict of [B / parts, …] arrays -> array [B / parts, …].
+    batch: as of `split_batch`, whose errors it raises.
+    parts: how many; memory is that of one.
+    mesh: where the batch is, or None.
+
+  Returns:
+    [B, …] in the order of the batch's rows.
+  """
+  if parts == 1:
+    return function(batch)
+  out = jax.lax.map(function, split_batch(batch, parts, mesh))
+  return out.swapaxes(0, 1).reshape(-1, *out.shape[2:])
+
+
 def _logical_axes(variable: nnx.Variable) -> tuple[str | None, ...]:
   return variable.get_metadata('out_sharding', None) or ()
 

@@ -2,7 +2,7 @@
 
 from mlagent_jax import checkpoint, trajectories
 from mlagent_jax.environment import blobs, cache, fetch, records, task_folder
-from mlagent_jax.stages import journal, session, workdir
+from mlagent_jax.stages import journal, not_finite, session, workdir
 
 EXPECTED = (
   blobs.BlobError,
@@ -11,6 +11,7 @@ EXPECTED = (
   checkpoint.CheckpointError,
   fetch.FetchError,
   journal.JournalError,
+  not_finite.NotFiniteError,
   records.SandboxUnavailable,
   session.ConfigError,
   task_folder.TaskError,

@@ -55,15 +55,18 @@ class Learner:
       batch_size=batch_size,
     )
 
-  def optimizer(self, stage: str):
-    """The optimizer of stage 'sft' or 'rl'."""
-    settings = self.config[stage]
-    steps = settings.steps * settings.get('updates_per_batch', 1)
+  def optimizer(self, settings, updates: int):
+    """An optimizer by a section of the config, such as `sft`.
+
+    Args:
+      settings: with learning_rate, schedule, warmup_steps and weight_decay.
+      updates: in all, for the schedule.
+    """
     return optim.make_optimizer(
       settings.learning_rate,
       schedule=settings.schedule,
       warmup_steps=settings.warmup_steps,
-      total_steps=steps,
+      total_steps=updates,
       weight_decay=settings.weight_decay,
       **self.config.optimizer,
     )

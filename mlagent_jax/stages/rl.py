@@ -14,10 +14,9 @@ and rewards and arrives at the same parameters, bit for bit.
 import collections
 import time
 
-import jax
 import numpy as np
 
-from mlagent_jax import checkpoint, train_state
+from mlagent_jax import checkpoint
 from mlagent_jax.environment import records
 from mlagent_jax.stages import (
   fixed_set,
@@ -44,11 +43,8 @@ def run(
   reference = sft.load_params(session, learner, 'sft')
   first = _measured(session, learner, states, reference, 'first', 0)
 
-  tx = learner.optimizer('rl')
-  trainer = rl_update.make_trainer(learner, tx)
-  # The state is donated to the update: it needs its own copy.
-  own = jax.tree.map(lambda x: x.copy(), reference)
-  state = train_state.make_train_state(own, tx, learner.mesh)
+  trainer = rl_update.make_trainer(learner)
+  state = rl_update.make_state(learner, reference)
   spans = timeline.Timeline(settings.timeline_steps)
   source = rollouts.StepRollouts(
     session,
@@ -79,7 +75,14 @@ def run(
         collected_at = time.monotonic()
         with spans.span('update'):
           state, metrics = rl_update.update(
-            learner, trainer, states, reference, state, batch
+            learner,
+            trainer,
+            states,
+            reference,
+            state,
+            batch,
+            number=number,
+            folder=folder,
           )
         figures = _figures(batch, metrics)
         figures['update_seconds'] = time.monotonic() - collected_at

@@ -1,104 +1,287 @@
-"""The device side of an RL step: executed samples -> an updated policy."""
+"""The device side of an RL step: executed samples -> an updated policy.
+
+The algorithm is chosen by the config's `rl` keys; its parts are pure functions
+of `losses` and `advantages`. With advantage 'gae' there is a critic, trained
+on the same mini-batches; without one the same code runs and does less.
+
+The old policy of the ratio is the policy before a batch's first update. The
+first mini-batch is given no `logps_old`: the loss takes the log-probabilities
+that it computes itself, so that the ratio is exactly 1 there, whatever the
+micro-batches. For later ones they are computed once, before any update.
+"""
 
 import dataclasses
+import pathlib
+from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from mlagent_jax import advantages as advantages_lib
-from mlagent_jax import batching, losses, train_state
-from mlagent_jax.model import logps
+from mlagent_jax import losses, train_state
+from mlagent_jax.model import critic as critic_lib
+from mlagent_jax.model import logps, sharding
 from mlagent_jax.stages import learner as learner_lib
+from mlagent_jax.stages import not_finite, rl_batch
+
+# What an update reads of a batch; the rest stays out of its program.
+_LAYOUT = (
+  'tokens',
+  'positions',
+  'segment_ids',
+  'targets',
+  'mask',
+  'lengths',
+)
+_OF_POLICY = (
+  *_LAYOUT,
+  'advantages',
+  'logps_sampler',
+  'logps_ref',
+  'logps_old',
+  'kl_coef',
+)
+_OF_CRITIC = (*_LAYOUT, 'values', 'returns')
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RLState:
+  """What RL changes on the devices: all of it goes into the checkpoint.
+
+  Attributes:
+    policy: the policy and its optimizer.
+    critic: the critic and its optimizer; None if the advantage needs none.
+    kl_coef: scalar float32, moved by the adaptive controller.
+  """
+
+  policy: train_state.TrainState
+  critic: train_state.TrainState | None
+  kl_coef: jax.Array
+
+  @property
+  def params(self) -> nnx.State:
+    """The policy's parameters."""
+    return self.policy.params
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """The jitted parts of an RL step, made once."""
+  """The parts of an RL step, made once; a jitted one compiles when called.
 
-  update: object
-  compute_logps: object
+  Attributes:
+    update_policy: jitted (TrainState, batch) -> (TrainState, metrics).
+    compute_logps: jitted (params, batch) -> [S, G, A].
+    take: jitted (batch, index) -> that mini-batch.
+    update_critic: jitted like update_policy; None without a critic.
+    compute_values: jitted (critic's params, batch) -> [S, G, A], or None.
+  """
+
+  update_policy: Callable
+  compute_logps: Callable
+  take: Callable
+  update_critic: Callable | None = None
+  compute_values: Callable | None = None
 
 
-def make_trainer(learner: learner_lib.Learner, tx) -> Trainer:
-  """Compiles nothing yet; the first call of each part does."""
+def _optimizers(learner: learner_lib.Learner):
+  """(the policy's, the critic's) optimizers."""
   settings = learner.config.rl
+  updates = settings.mini_batches * settings.epochs
+  alone = settings.critic.steps_alone if _has_critic(settings) else 0
+  return (
+    learner.optimizer(settings, (settings.steps - alone) * updates),
+    learner.optimizer(settings.critic, settings.steps * updates),
+  )
+
+
+def _has_critic(settings) -> bool:
+  return settings.advantage == 'gae'
+
+
+def make_state(learner: learner_lib.Learner, reference: nnx.State) -> RLState:
+  """The state before the first step.
+
+  Args:
+    learner: the model.
+    reference: where the policy and the critic start from; it is copied, since
+      updates donate the state.
+  """
+  mesh = learner.mesh
+  tx, critic_tx = _optimizers(learner)
+  own = jax.tree.map(lambda x: x.copy(), reference)
+  critic = None
+  if _has_critic(learner.config.rl):
+    _, shapes = critic_lib.abstract_critic(learner.model)
+    params = critic_lib.critic_from_policy(reference, shapes, mesh)
+    critic = train_state.make_train_state(params, critic_tx, mesh)
+  kl_coef = jnp.float32(learner.config.rl.kl_coef)
+  if mesh is not None:
+    kl_coef = jax.device_put(kl_coef, sharding.logical_sharding(mesh, ()))
+  policy = train_state.make_train_state(own, tx, mesh)
+  return RLState(policy, critic, kl_coef)
+
+
+def state_shapes(learner: learner_lib.Learner) -> RLState:
+  """What `make_state` returns, as shapes: to restore a checkpoint into."""
+  mesh = learner.mesh
+  tx, critic_tx = _optimizers(learner)
+  policy = train_state.train_state_shapes(learner.shapes, tx, mesh)
+  critic = None
+  if _has_critic(learner.config.rl):
+    _, shapes = critic_lib.abstract_critic(learner.model)
+    critic = train_state.train_state_shapes(shapes, critic_tx, mesh)
+  step = policy.step
+  kl_coef = jax.ShapeDtypeStruct((), jnp.float32, sharding=step.sharding)
+  return RLState(policy, critic, kl_coef)
+
+
+def make_trainer(learner: learner_lib.Learner) -> Trainer:
+  """Compiles nothing yet; the first call of each part does."""
+  settings, mesh = learner.config.rl, learner.mesh
+  tx, critic_tx = _optimizers(learner)
+  in_loss = settings.kl_place == 'loss'
+  fixed = settings.kl_control == 'fixed'
   loss = losses.make_step_rl_loss(
     clip_low=settings.clip_low,
     clip_high=settings.clip_high,
-    dual_clip=settings.dual_clip,
+    dual_clip=settings.dual_clip or None,
+    ratio_kind=settings.ratio,
     aggregation=settings.aggregation,
-    kl_coef=settings.kl_coef,
+    kl_coef=(settings.kl_coef if fixed else None) if in_loss else 0.0,
     kl_kind=settings.kl_estimator,
     entropy_coef=settings.entropy_coef,
-    importance_cap=settings.importance_cap,
+    importance_cap=settings.importance_cap or None,
     temperature=settings.temperature,
   )
-  update = train_state.make_train_step(
-    learner.graphdef,
-    loss,
-    tx,
-    micro_batches=settings.micro_batches,
-    mesh=learner.mesh,
+  parts = {'micro_batches': settings.micro_batches, 'mesh': mesh}
+  # Of a whole batch, in parts as large as an update's.
+  all_parts = parts | {
+    'micro_batches': settings.micro_batches * settings.mini_batches
+  }
+  trainer = Trainer(
+    train_state.make_train_step(learner.graphdef, loss, tx, **parts),
+    logps.make_compute_logps(
+      learner.graphdef, temperature=settings.temperature, **all_parts
+    ),
+    _make_take(settings.mini_batches, mesh),
   )
-  compute_logps = logps.make_compute_logps(
-    learner.graphdef,
-    temperature=settings.temperature,
-    micro_batches=settings.micro_batches,
-    mesh=learner.mesh,
+  if not _has_critic(settings):
+    return trainer
+  graphdef, _ = critic_lib.abstract_critic(learner.model)
+  loss = losses.make_critic_loss(value_clip=settings.value_clip)
+  return dataclasses.replace(
+    trainer,
+    update_critic=train_state.make_train_step(
+      graphdef, loss, critic_tx, **parts
+    ),
+    compute_values=critic_lib.make_compute_values(graphdef, **all_parts),
   )
-  return Trainer(update, compute_logps)
 
 
-def update(learner, trainer, states, reference, state, taken):
-  """The updates of one batch; returns the state and the first's metrics.
+def _make_take(mini_batches: int, mesh):
+  def take(batch, index):
+    with sharding.on_mesh(mesh):
+      parts = sharding.split_batch(batch, mini_batches, mesh)
+      return jax.tree.map(lambda x: x[index], parts)
+
+  return jax.jit(take)
+
+
+def update(
+  learner: learner_lib.Learner,
+  trainer: Trainer,
+  states,
+  reference: nnx.State,
+  state: RLState,
+  taken,
+  *,
+  number: int,
+  folder: pathlib.Path,
+) -> tuple[RLState, dict[str, float]]:
+  """All updates of one batch.
 
   Args:
     learner: the model.
     trainer: of `make_trainer`.
-    states: gives the prompt length.
-    reference: parameters of the KL term's model.
-    state: the train state; donated.
-    taken: `rollouts.Batch`.
+    states: `stages.states.States`, for the prompts' length.
+    reference: parameters of the KL's reference.
+    state: donated.
+    taken: `stages.rollouts.Batch`.
+    number: of this step, from 1.
+    folder: where a batch that gave NaN or infinity is saved.
+
+  Returns:
+    The state, and metrics: means over the updates; `ratio_first` is that of
+    the first mini-batch, `kl_coef` the coefficient that was used.
+
+  Raises:
+    NotFiniteError: if a loss or gradient is NaN or infinite.
   """
-  config = learner.config
-  settings = config.rl
-  empty = (learner.tokenizer.pad_id,)
-  batch = batching.group_layout(
-    [empty if row is None else row.prompt_ids for row in taken.rows],
-    [
-      [() if done is None else done.reply.token_ids for done in slots]
-      for slots in taken.slots
-    ],
-    prompt_length=states.prompt_length,
-    action_length=config.agent.max_action_tokens,
-    pad_id=learner.tokenizer.pad_id,
+  settings = learner.config.rl
+  host = rl_batch.host_batch(learner, states.prompt_length, taken)
+  batch = train_state.put_batch(host, learner.mesh)
+  updates = settings.epochs * settings.mini_batches
+  critic_alone = (
+    state.critic is not None and number <= settings.critic.steps_alone
   )
-  compared = np.asarray(
-    compute_advantages(settings, taken.rewards, taken.valid)
-  )
-  batch['advantages'] = compared.ravel()[taken.owners]
-  batch['logps_sampler'] = np.zeros(batch['mask'].shape, np.float32)
-  for row, slots in zip(batch['logps_sampler'], taken.slots, strict=True):
-    for slot, done in zip(row, slots, strict=True):
-      if done is not None:
-        slot[: len(done.reply.logps)] = done.reply.logps
-  batch = train_state.put_batch(batch, learner.mesh)
   batch['logps_ref'] = trainer.compute_logps(reference, batch)
-  if settings.updates_per_batch > 1:
-    logps_old = trainer.compute_logps(state.params, batch)
-  state, metrics = trainer.update(state, batch)
-  for _ in range(settings.updates_per_batch - 1):
-    state, _ = trainer.update(state, batch | {'logps_old': logps_old})
-  return state, {name: float(value) for name, value in metrics.items()}
-
-
-def compute_advantages(settings, rewards: np.ndarray, valid: np.ndarray):
-  """[N, G] rewards and 0/1 -> [N, G] advantages, by the config's estimator."""
-  if settings.advantage == 'grpo':
-    return advantages_lib.grpo(
-      rewards, std_floor=settings.std_floor, valid=valid
-    )
-  if settings.advantage == 'rloo':
-    return advantages_lib.rloo(rewards, valid=valid)
-  return advantages_lib.reinforce(
-    rewards, std_floor=settings.std_floor, valid=valid
+  if updates > 1 or settings.kl_place == 'reward' or critic_alone:
+    batch['logps_old'] = trainer.compute_logps(state.params, batch)
+  if state.critic is not None:
+    batch['values'] = trainer.compute_values(state.critic.params, batch)
+  estimates, figures = rl_batch.estimate(
+    settings, batch, taken, float(state.kl_coef)
   )
+  batch |= train_state.put_batch(estimates, learner.mesh)
+
+  policy, critic = state.policy, state.critic
+  history = []
+  for index in range(updates):
+    part = batch
+    if settings.mini_batches > 1:
+      part = trainer.take(batch, index % settings.mini_batches)
+    metrics = {}
+    if critic is not None:
+      critic, of_critic = trainer.update_critic(
+        critic, _chosen(part, _OF_CRITIC)
+      )
+      metrics |= {f'critic/{name}': x for name, x in of_critic.items()}
+    if not critic_alone:
+      of_policy = _chosen(part, _OF_POLICY)
+      if index == 0:
+        of_policy.pop('logps_old', None)
+      policy, of_policy = trainer.update_policy(policy, of_policy)
+      metrics |= of_policy
+    history.append(metrics)
+  history = [
+    {name: float(value) for name, value in metrics.items()}
+    for metrics in history
+  ]
+  not_finite.check(
+    history,
+    batch,
+    folder / 'not_finite',
+    stage='rl',
+    step=number,
+    rows=[rl_batch.row_name(row) for row in taken.rows],
+  )
+  figures = {name: float(value) for name, value in figures.items()}
+  figures |= {
+    name: float(np.mean([metrics[name] for metrics in history]))
+    for name in history[0]
+  }
+  if not critic_alone:
+    figures['ratio_first'] = history[0]['ratio']
+  figures['kl_coef'] = float(state.kl_coef)
+  kl_coef = state.kl_coef
+  if settings.kl_control == 'adaptive':
+    kl_coef = losses.adapted_kl_coef(
+      kl_coef, figures['kl'], target=settings.kl_target, gain=settings.kl_gain
+    )
+  return RLState(policy, critic, kl_coef), figures
+
+
+def _chosen(batch, names) -> dict[str, jax.Array]:
+  return {name: batch[name] for name in names if name in batch}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import config_dict
 
-from mlagent_jax import advantages, dispatch
+from mlagent_jax import dispatch
 from mlagent_jax.agent import prompts
 from mlagent_jax.environment import (
   blobs,
@@ -23,7 +23,7 @@ from mlagent_jax.environment import (
   task_folder,
   workers,
 )
-from mlagent_jax.stages import run_log, workdir
+from mlagent_jax.stages import rl_checks, run_log, workdir
 
 POOLS = ('balanced', 'distinct', 'uniform')
 TOKENIZERS = ('sentencepiece', 'huggingface')
@@ -131,22 +131,16 @@ def check_config(config, num_devices: int) -> None:
       f' {places} places, but there are {num_devices} devices'
     )
   rows = mesh.data * mesh.fsdp
-  for key, size, micro in (
-    ('sft.prompts_per_batch', config.sft.prompts_per_batch, config.sft),
-    ('rl.states_per_batch', config.rl.states_per_batch, config.rl),
-  ):
-    micro_batches = micro.micro_batches
-    if size % (rows * micro_batches):
-      raise ConfigError(
-        f'{key} {size} is not divisible by {rows} devices on mesh axes data'
-        f' and fsdp times {micro_batches} micro-batches'
-      )
-  try:
-    advantages.check_group_size(
-      config.rl.advantage, config.rl.samples_per_state
+  size, micro_batches = config.sft.prompts_per_batch, config.sft.micro_batches
+  if size % (rows * micro_batches):
+    raise ConfigError(
+      f'sft.prompts_per_batch {size} is not divisible by {rows} devices on mesh'
+      f' axes data and fsdp times {micro_batches} micro-batches'
     )
+  try:
+    rl_checks.check(config)
   except ValueError as error:
-    raise ConfigError(f'rl.samples_per_state: {error}') from error
+    raise ConfigError(str(error)) from error
   for key, value, choices in (
     ('agent.protocol', config.agent.protocol, prompts.PROTOCOLS),
     ('tokenizer.kind', config.tokenizer.kind, TOKENIZERS),

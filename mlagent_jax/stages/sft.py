@@ -11,8 +11,8 @@ import numpy as np
 
 from mlagent_jax import batching, checkpoint, losses, train_state
 from mlagent_jax.stages import learner as learner_lib
+from mlagent_jax.stages import not_finite, rl_update, workdir
 from mlagent_jax.stages import states as states_lib
-from mlagent_jax.stages import workdir
 from mlagent_jax.stages.session import ConfigError, Session
 
 
@@ -46,7 +46,7 @@ def run(
     seed=config.seed,
     pad_id=learner.tokenizer.pad_id,
   )
-  tx = learner.optimizer('sft')
+  tx = learner.optimizer(settings, settings.steps)
   step = train_state.make_train_step(
     learner.graphdef,
     losses.make_sft_loss(),
@@ -72,6 +72,13 @@ def run(
         batch = next(data)
         state, metrics = step(state, train_state.put_batch(batch, learner.mesh))
         figures = {name: float(value) for name, value in metrics.items()}
+        not_finite.check(
+          [figures],
+          batch,
+          session.workdir.stage('sft') / 'not_finite',
+          stage='sft',
+          step=number,
+        )
         tokens = np.count_nonzero(batch['segment_ids'])
         figures['tokens_per_second'] = tokens / (time.monotonic() - start)
         session.log.metrics('sft', number, **figures)
@@ -87,8 +94,12 @@ def run(
 
 def load_params(session: Session, learner: learner_lib.Learner, stage: str):
   """The parameters that a completed stage ('sft' or 'rl') ended with."""
-  tx = learner.optimizer(stage)
-  template = train_state.train_state_shapes(learner.shapes, tx, learner.mesh)
+  if stage == 'rl':
+    template = rl_update.state_shapes(learner)
+  else:
+    settings = session.config.sft
+    tx = learner.optimizer(settings, settings.steps)
+    template = train_state.train_state_shapes(learner.shapes, tx, learner.mesh)
   with checkpoint.Checkpointer(
     session.workdir.stage(stage) / 'checkpoints',
     max_to_keep=2,

@@ -1,0 +1,138 @@
+"""What an RL update trains on as arrays, and what it is trained towards.
+
+Axes: R rows (a state with its G samples; more than S if late samples have rows
+of their own), N groups of samples that are compared with each other.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from mlagent_jax import advantages as advantages_lib
+from mlagent_jax import batching, losses
+
+
+def row_name(row) -> str:
+  """TRAJECTORY_ID/STEP_INDEX of a `journal.Row`; '' if there is none."""
+  return f'{row.trajectory_id}/{row.step_index}' if row else ''
+
+
+def host_batch(learner, prompt_length: int, taken) -> dict[str, np.ndarray]:
+  """The layout and what was recorded, as NumPy arrays.
+
+  Args:
+    learner: the model's tokenizer and config.
+    prompt_length: P.
+    taken: `stages.rollouts.Batch`.
+
+  Returns:
+    The shared-prompt layout of `batching.group_layout`; logps_sampler
+    [R, G, A]; and, [R, G] float32, rewards, seconds (of the runs) and kept (0
+    where a slot is empty).
+  """
+  empty = (learner.tokenizer.pad_id,)
+  batch = batching.group_layout(
+    [empty if row is None else row.prompt_ids for row in taken.rows],
+    [
+      [() if done is None else done.reply.token_ids for done in slots]
+      for slots in taken.slots
+    ],
+    prompt_length=prompt_length,
+    action_length=learner.config.agent.max_action_tokens,
+    samples=learner.config.rl.samples_per_state,
+    pad_id=learner.tokenizer.pad_id,
+  )
+  sampler = np.zeros(batch['mask'].shape, np.float32)
+  seconds, kept = np.zeros((2, *sampler.shape[:2]), np.float32)
+  for r, slots in enumerate(taken.slots):
+    for g, done in enumerate(slots):
+      if done is not None:
+        sampler[r, g, : len(done.reply.logps)] = done.reply.logps
+        seconds[r, g] = done.outcome.seconds
+        kept[r, g] = 1.0
+  return batch | {
+    'logps_sampler': sampler,
+    'rewards': taken.rewards.ravel()[taken.owners] * kept,
+    'seconds': seconds,
+    'kept': kept,
+  }
+
+
+def estimate(settings, batch, taken, kl_coef: float):
+  """Advantages by the config's estimator, and what a critic learns.
+
+  Args:
+    settings: the config's `rl`.
+    batch: of `host_batch`, with logps_ref; logps_old if the KL is in the
+      reward; values if the estimator has a critic.
+    taken: `stages.rollouts.Batch`, whose rewards [N, G] are compared.
+    kl_coef: of the KL.
+
+  Returns:
+    NumPy arrays for the batch (advantages [R, G] or [R, G, A]; returns
+    [R, G, A] for a critic; kl_coef [R] if it changes), and figures (scalars).
+  """
+  mask = jnp.asarray(batch['mask'])
+  rewards, kl, figures = taken.rewards, None, {}
+  if 'logps_old' in batch:
+    kl = losses.kl_penalty(
+      batch['logps_old'], batch['logps_ref'], settings.kl_estimator
+    )
+    total, count = losses.aggregate(kl, mask, 'token-mean')
+    figures['kl'] = total / count
+  in_reward = settings.kl_place == 'reward'
+  if in_reward:
+    # Rows of one owner (the steps of an episode) add up their KL.
+    spent = np.asarray(jnp.sum(jnp.where(mask > 0, kl, 0.0), axis=-1))
+    penalties = np.zeros(rewards.size, np.float32)
+    np.add.at(penalties, taken.owners, kl_coef * spent)
+    rewards = rewards - penalties.reshape(rewards.shape)
+    figures['penalised_reward'] = np.sum(rewards * taken.valid) / np.sum(
+      taken.valid
+    )
+  out = {}
+  if settings.advantage == 'gae':
+    per_token = advantages_lib.token_rewards(
+      batch['rewards'], mask, kl=kl if in_reward else None, kl_coef=kl_coef
+    )
+    advantages, returns = advantages_lib.gae(
+      per_token,
+      batch['values'],
+      mask,
+      gamma=settings.gamma,
+      lam=settings.gae_lambda,
+    )
+    figures['explained_variance'] = advantages_lib.explained_variance(
+      batch['values'], returns, mask
+    )
+    if settings.whiten:
+      advantages = advantages_lib.whiten(
+        advantages, mask, std_floor=settings.std_floor
+      )
+    advantages, out['returns'] = np.asarray(advantages), np.asarray(returns)
+  else:
+    compared = np.asarray(_compare(settings, rewards, taken.valid))
+    advantages = compared.ravel()[taken.owners]
+  if settings.duration_floor:
+    weights = np.asarray(
+      advantages_lib.duration_weights(
+        batch['seconds'], floor=settings.duration_floor, valid=batch['kept']
+      )
+    )
+    extra = (1,) * (advantages.ndim - weights.ndim)
+    advantages = advantages * weights.reshape(*weights.shape, *extra)
+  out['advantages'] = advantages
+  if settings.kl_control == 'adaptive' and not in_reward:
+    out['kl_coef'] = np.full(len(mask), kl_coef, np.float32)
+  return out, figures
+
+
+def _compare(settings, rewards, valid):
+  """[N, G] rewards and 0/1 -> [N, G] advantages of the group estimators."""
+  floor = settings.std_floor
+  if settings.advantage == 'grpo':
+    return advantages_lib.grpo(
+      rewards, std_floor=floor, use_std=settings.use_std, valid=valid
+    )
+  if settings.advantage == 'rloo':
+    return advantages_lib.rloo(rewards, valid=valid)
+  return advantages_lib.reinforce(rewards, std_floor=floor, valid=valid)

@@ -1,0 +1,116 @@
+"""What can be wrong with a config's `rl` section, found at start-up."""
+
+from mlagent_jax import advantages, losses
+
+_CHOICES = {
+  'ratio': losses.RATIOS,
+  'aggregation': losses.AGGREGATIONS,
+  'kl_estimator': losses.KL_KINDS,
+  'kl_place': ('loss', 'reward'),
+  'kl_control': ('fixed', 'adaptive'),
+}
+_AT_LEAST_ONE = (
+  'steps',
+  'states_per_batch',
+  'samples_per_state',
+  'mini_batches',
+  'micro_batches',
+  'epochs',
+  'checkpoint_every',
+)
+_POSITIVE = (
+  'temperature',
+  'clip_low',
+  'clip_high',
+  'kl_target',
+  'kl_gain',
+  'value_clip',
+)
+_NOT_NEGATIVE = (
+  'std_floor',
+  'kl_coef',
+  'entropy_coef',
+  'duration_floor',
+  'learning_rate',
+)
+
+
+def check(config) -> None:
+  """Raises ValueError, with the key and its value, for what cannot work."""
+  settings = config.rl
+  advantages.check_group_size(settings.advantage, settings.samples_per_state)
+  for key, choices in _CHOICES.items():
+    if settings[key] not in choices:
+      raise ValueError(f'rl.{key}: {settings[key]!r} is none of {choices}')
+  for keys, holds, what in (
+    (_AT_LEAST_ONE, lambda x: x >= 1, 'at least 1'),
+    (_POSITIVE, lambda x: x > 0, 'above 0'),
+    (_NOT_NEGATIVE, lambda x: x >= 0, '0 or more'),
+    (('gamma', 'gae_lambda'), lambda x: 0 <= x <= 1, 'from 0 to 1'),
+  ):
+    for key in keys:
+      if not holds(settings[key]):
+        raise ValueError(f'rl.{key} is {settings[key]}; it must be {what}')
+  _check_sizes(config)
+  _check_values(settings)
+
+
+def _check_sizes(config) -> None:
+  settings, mesh = config.rl, config.mesh
+  parts = settings.mini_batches * settings.micro_batches
+  rows = mesh.data * mesh.fsdp
+  if settings.states_per_batch % (parts * rows):
+    raise ValueError(
+      f'rl.states_per_batch {settings.states_per_batch} is not divisible by'
+      f' {settings.mini_batches} mini-batches times {settings.micro_batches}'
+      f' micro-batches times {rows} devices on mesh axes data and fsdp'
+    )
+  samples = settings.states_per_batch * settings.samples_per_state
+  if settings.advantage == 'reinforce' and samples < 2:
+    raise ValueError(
+      'rl.advantage reinforce whitens over the batch, which holds 1 sample:'
+      ' raise rl.states_per_batch or rl.samples_per_state'
+    )
+
+
+def _check_values(settings) -> None:
+  if settings.clip_low > 1:
+    raise ValueError(
+      f'rl.clip_low is {settings.clip_low}: a ratio is never below 0, so that'
+      ' 1 - clip_low must not be'
+    )
+  if settings.dual_clip and settings.dual_clip <= 1:
+    raise ValueError(
+      f'rl.dual_clip is {settings.dual_clip}; it must exceed 1, or be 0 for'
+      ' none'
+    )
+  if settings.importance_cap and settings.importance_cap < 1:
+    raise ValueError(
+      f'rl.importance_cap is {settings.importance_cap}: it would cut the'
+      ' weights of samples that need no correction; use 1 or more, or 0 for'
+      ' no correction'
+    )
+  if settings.kl_control == 'adaptive' and not settings.kl_coef:
+    raise ValueError(
+      'rl.kl_coef is 0, and the adaptive controller multiplies it: start it'
+      ' above 0'
+    )
+  if settings.advantage == 'gae':
+    alone = settings.critic.steps_alone
+    if not 0 <= alone < settings.steps:
+      raise ValueError(
+        f'rl.critic.steps_alone is {alone}; of {settings.steps} steps'
+        f' (rl.steps) it can be 0 to {settings.steps - 1}'
+      )
+  else:
+    alone = 0
+  per_step = settings.mini_batches * settings.epochs
+  for key, section, updates in (
+    ('rl', settings, (settings.steps - alone) * per_step),
+    ('rl.critic', settings.critic, settings.steps * per_step),
+  ):
+    if section.schedule != 'constant' and section.warmup_steps >= updates:
+      raise ValueError(
+        f'{key}.warmup_steps is {section.warmup_steps}, but there are'
+        f' {updates} updates in all: nothing is left to decay over'
+      )
