@@ -13,8 +13,15 @@ from mlagent_jax import checkpoint, rollout, train_state
 from mlagent_jax.environment import records
 from mlagent_jax.model import config as model_config
 from mlagent_jax.model import decoder
+from mlagent_jax.stages import (
+  journal,
+  not_finite,
+  rl_batch,
+  rl_checks,
+  rl_update,
+  rollouts,
+)
 from mlagent_jax.stages import learner as learner_lib
-from mlagent_jax.stages import not_finite, rl_checks, rl_update
 
 S, G, A = 4, 3, 5
 MODEL = model_config.ModelConfig(
@@ -26,15 +33,7 @@ MODEL = model_config.ModelConfig(
   ffn_dim=24,
   vocab_size=61,
 )
-DRAWN = [types.SimpleNamespace(name=f't{s}/0', row=s) for s in range(S)]
-
-
-def prompt(drawn):
-  rng = np.random.default_rng(drawn.row)
-  return rng.integers(1, 61, 3 + drawn.row).tolist()
-
-
-STATES = types.SimpleNamespace(ids_of=prompt, prompt_length=8)
+STATES = types.SimpleNamespace(prompt_length=8)
 
 
 def executed(rng, reward=None):
@@ -52,9 +51,42 @@ def executed(rng, reward=None):
   return rollout.Executed(reply, outcome, None, reward)
 
 
-def groups_of(seed=0, reward=None):
+def batch_of(slots, owners=None):
+  """A batch as the rollouts hand it over."""
+  rewards = [[done.reward if done else 0.0 for done in row] for row in slots]
+  valid = [[done is not None for done in row] for row in slots]
+  rows = [
+    journal.Row(
+      'task',
+      f't{s}',
+      0,
+      records.Snapshot(''),
+      tuple(np.random.default_rng(s).integers(1, 61, 3 + s).tolist()),
+      (),
+    )
+    for s in range(len(slots))
+  ]
+  if owners is None:
+    owners = np.arange(S * G).reshape(S, G)
+  return rollouts.Batch(
+    rows, slots, np.float32(rewards), np.float32(valid), owners
+  )
+
+
+def slots_of(seed=0, reward=None):
   rng = np.random.default_rng(seed)
   return [[executed(rng, reward) for _ in range(G)] for _ in range(S)]
+
+
+def groups_of(seed=0, reward=None):
+  return batch_of(slots_of(seed, reward))
+
+
+def estimate(learner, taken, kl_coef=0.0, **arrays):
+  """(estimates, figures, the batch as host arrays)."""
+  host = rl_batch.host_batch(learner, STATES.prompt_length, taken)
+  batch = train_state.put_batch(host) | arrays
+  return *rl_batch.estimate(learner.config.rl, batch, taken, kl_coef), host
 
 
 @functools.cache
@@ -88,7 +120,6 @@ def update(options, groups, folder, state=None, number=1):
     STATES,
     reference,
     state,
-    DRAWN,
     groups,
     number=number,
     folder=folder,
@@ -153,39 +184,40 @@ def test_equal_rewards_leave_the_kl_alone(advantage, tmp_path):
 
 
 def test_a_dropped_sample_is_in_no_mean_and_no_loss(tmp_path):
-  groups = groups_of()
-  tokens = sum(len(d.reply.token_ids) for g in groups for d in g)
-  gone = len(groups[1][2].reply.token_ids)
-  groups[1][2] = None
-  _, metrics = update({}, groups, tmp_path)
+  slots = slots_of()
+  tokens = sum(len(d.reply.token_ids) for g in slots for d in g)
+  gone = len(slots[1][2].reply.token_ids)
+  slots[1][2] = None
+  taken = batch_of(slots)
+  _, metrics = update({}, taken, tmp_path)
   assert metrics['weight'] == tokens - gone
-  learner, *_ = setup()
-  batch = rl_update.host_batch(learner, STATES, DRAWN, groups)
-  kept = [d.reward for d in groups[1][:2]]
-  estimates, _ = rl_update.estimate(
-    learner.config.rl, train_state.put_batch(batch), 0.0
-  )
+  kept = [d.reward for d in slots[1][:2]]
+  estimates, *_ = estimate(setup()[0], taken)
   expected = (kept - np.mean(kept)) / max(np.std(kept, ddof=1), 0.25)
   np.testing.assert_allclose(
     estimates['advantages'][1], [*expected, 0.0], rtol=1e-5, atol=1e-6
   )
 
 
-def test_kl_in_the_reward(tmp_path):
-  del tmp_path
+def test_kl_in_the_reward():
   learner, trainer, reference = setup(
     kl_place='reward', kl_coef=0.3, kl_estimator='k1', advantage='rloo'
   )
-  other = decoder.make_model(MODEL, 1)[1]
-  groups = groups_of()
-  host = rl_update.host_batch(learner, STATES, DRAWN, groups)
-  batch = train_state.put_batch(host)
-  batch['logps_ref'] = trainer.compute_logps(reference, batch)
-  batch['logps_old'] = trainer.compute_logps(other, batch)
-  estimates, figures = rl_update.estimate(learner.config.rl, batch, 0.3)
-  kl = (np.asarray(batch['logps_old']) - batch['logps_ref']) * host['mask']
-  rewards = host['rewards'] - 0.3 * kl.sum(-1)
+  # The first two rows are two steps of the same three episodes.
+  owners = np.arange(S * G).reshape(S, G)
+  owners[1] = owners[0]
+  taken = batch_of(slots_of(), owners)
+  logps_old, logps_ref = np.random.default_rng(0).normal(size=(2, S, G, A))
+  estimates, figures, host = estimate(
+    learner, taken, 0.3, logps_old=logps_old, logps_ref=logps_ref
+  )
+  kl = (logps_old - logps_ref) * host['mask']
+  spent = kl.sum(-1)
+  spent[0] += spent[1]
+  spent[1] = 0
+  rewards = taken.rewards - 0.3 * spent
   expected = (rewards - rewards.mean(1, keepdims=True)) * G / (G - 1)
+  expected[1] = expected[0]
   np.testing.assert_allclose(estimates['advantages'], expected, atol=1e-5)
   np.testing.assert_allclose(
     figures['kl'], kl.sum() / host['mask'].sum(), rtol=1e-5
@@ -193,15 +225,12 @@ def test_kl_in_the_reward(tmp_path):
 
 
 def test_duration_weights_scale_the_advantages():
-  learner, *_ = setup(duration_floor=2.0)
-  host = rl_update.host_batch(learner, STATES, DRAWN, groups_of())
-  batch = train_state.put_batch(host)
-  weighted, _ = rl_update.estimate(learner.config.rl, batch, 0.0)
-  plain, _ = rl_update.estimate(setup()[0].config.rl, batch, 0.0)
+  weighted, _, host = estimate(setup(duration_floor=2.0)[0], groups_of())
+  plain, *_ = estimate(setup()[0], groups_of())
   taken = host['seconds'] + 2.0
   np.testing.assert_allclose(
     weighted['advantages'],
-    np.asarray(plain['advantages']) * taken / taken.mean(),
+    plain['advantages'] * taken / taken.mean(),
     rtol=1e-5,
   )
 
@@ -258,18 +287,16 @@ def test_ppo_trains_its_critic_first_and_comes_back_from_a_checkpoint(tmp_path):
 
 
 def test_gae_is_reward_minus_value_whitened():
-  learner, trainer, reference = setup(**PPO)
-  host = rl_update.host_batch(learner, STATES, DRAWN, groups_of())
-  batch = train_state.put_batch(host)
   values = np.random.default_rng(0).uniform(size=(S, G, A)).astype(np.float32)
-  batch |= {'values': values}
-  estimates, figures = rl_update.estimate(learner.config.rl, batch, 0.0)
+  estimates, figures, host = estimate(
+    setup(**PPO)[0], groups_of(), values=values
+  )
   inside = host['mask'] > 0
   returns = np.broadcast_to(host['rewards'][..., None], values.shape)
   plain = (returns - values)[inside]
   np.testing.assert_allclose(
     estimates['advantages'][inside],
-    (plain - plain.mean()) / plain.std(ddof=1),
+    (plain - plain.mean()) / max(plain.std(ddof=1), 0.25),
     atol=1e-5,
   )
   np.testing.assert_allclose(
@@ -283,17 +310,17 @@ def test_gae_is_reward_minus_value_whitened():
 
 
 def test_nan_stops_with_the_batch_saved(tmp_path):
-  groups = groups_of()
-  groups[2] = [executed(np.random.default_rng(0), float('nan'))] * G
+  slots = slots_of()
+  slots[2] = [executed(np.random.default_rng(0), float('nan'))] * G
+  taken = batch_of(slots)
   with pytest.raises(not_finite.NotFiniteError) as caught:
-    update({}, groups, tmp_path, number=17)
+    update({}, taken, tmp_path, number=17)
   text = str(caught.value)
   file = tmp_path / 'not_finite' / '000017.npz'
   assert 'rl step 17: loss is nan' in text and str(file) in text
   assert 'rewards (rows [2])' in text
   with np.load(file) as saved:
-    learner, *_ = setup()
-    host = rl_update.host_batch(learner, STATES, DRAWN, groups)
+    host = rl_batch.host_batch(setup()[0], STATES.prompt_length, taken)
     for name, value in host.items():
       np.testing.assert_array_equal(saved[name], value)
   report = json.loads(file.with_suffix('.json').read_text())
@@ -304,7 +331,7 @@ def test_nan_stops_with_the_batch_saved(tmp_path):
 
 def test_a_batch_without_samples_is_not_an_error(tmp_path):
   nothing = [[None] * G for _ in range(S)]
-  _, metrics = update({}, nothing, tmp_path)
+  _, metrics = update({}, batch_of(nothing), tmp_path)
   assert metrics['weight'] == 0 and np.isnan(metrics['loss'])
   assert not (tmp_path / 'not_finite').exists()
 

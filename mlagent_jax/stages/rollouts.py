@@ -63,9 +63,10 @@ class Batch:
 
 def late_rows(config) -> int:
   """Rows that an update has for late samples: a quarter more than S, or what
-  divides among devices and micro-batches.
+  divides among devices, mini- and micro-batches.
   """
-  parts = config.mesh.data * config.mesh.fsdp * config.rl.micro_batches
+  parts = config.mesh.data * config.mesh.fsdp
+  parts *= config.rl.micro_batches * config.rl.mini_batches
   return parts * max(1, config.rl.states_per_batch // (4 * parts))
 
 
