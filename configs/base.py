@@ -64,6 +64,8 @@ def get_config() -> config_dict.ConfigDict:
 
   config.environment = config_dict.ConfigDict()
   config.environment.sandbox = 'auto'  # docker, bubblewrap, process
+  # 'mlagent_jax/task:torch' adds torch (launch/task_image/build.sh).
+  config.environment.docker_image = 'mlagent_jax/task:cpu'
   # 'local': threads of this process. 'ray': a cluster (the extra `ray`), whose
   # nodes all see the work directory, and the executions, under these paths.
   config.environment.pool = 'local'

@@ -1,14 +1,16 @@
 """What a config's environment keys make of a session."""
 
 import pathlib
+import subprocess
 import sys
 
 import pytest
 
 from configs import base
 from mlagent_jax.environment import cache
+from mlagent_jax.environment.records import SandboxUnavailable
 from mlagent_jax.environment.workers import LocalPool
-from mlagent_jax.stages import session
+from mlagent_jax.stages import errors, session
 
 sys.path.append(str(pathlib.Path(__file__).parent / 'environment'))
 from line_task import SLOPE_LINE, write_task  # noqa: E402
@@ -87,6 +89,7 @@ def test_a_cache_of_another_version_is_refused(config, tmp_path):
   [
     ('pool', 'slurm', "environment.pool: 'slurm' is none of"),
     ('executions_gb', 0.0, 'environment.executions_gb: 0.0 must be above 0'),
+    ('docker_image', 'x/y', "'x/y' needs environment.sandbox 'docker', found"),
     ('workers', 0, r'environment.workers = 0: workers \(0\)'),
   ],
 )
@@ -102,3 +105,34 @@ def test_the_keys_may_differ_when_a_run_is_resumed(config, tmp_path):
   config.environment.workers = 1
   config.environment.executions_gb = 1.0
   assert step(config, tmp_path / 'run') == (LocalPool, True)
+
+
+@pytest.mark.docker
+def test_an_image_that_is_not_built_is_told(config, tmp_path):
+  config.environment.sandbox = 'docker'
+  config.environment.docker_image = 'mlagent_jax/task:none'
+  with pytest.raises(SandboxUnavailable, match='task:none.*build'):
+    step(config, tmp_path / 'run')
+
+
+def test_a_full_disk_stops_a_run_that_can_go_on(config, tmp_path):
+  """The executions are on a disk that is full, then on one that is not."""
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(disk)]
+  if subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip('only root may mount a small disk')
+  try:
+    config.environment.executions = str(disk / 'executions')
+    with session.open_session(config, tmp_path / 'run', 1) as opened:
+      (disk / 'ballast').write_bytes(bytes(40 << 10))
+      (name,) = opened.environment.tasks
+      start = opened.environment.initial(name)
+      future = opened.pool.submit(name, start, EDIT)
+      with pytest.raises(errors.EXPECTED, match='No space left.*is whole'):
+        future.result(timeout=60)
+      (disk / 'ballast').unlink()
+      outcome, _ = opened.pool.submit(name, start, EDIT).result(timeout=60)
+      assert outcome.score == 5.0
+  finally:
+    subprocess.run(['umount', '--lazy', str(disk)], check=True)

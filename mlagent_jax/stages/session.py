@@ -23,6 +23,7 @@ from mlagent_jax.environment import (
   task_folder,
   workers,
 )
+from mlagent_jax.environment.sandbox.docker import IMAGE
 from mlagent_jax.stages import rl_checks, run_log, workdir
 
 POOLS = ('balanced', 'distinct', 'uniform')
@@ -149,6 +150,12 @@ def check_config(config, num_devices: int) -> None:
   ):
     if value not in choices:
       raise ConfigError(f'{key}: {value!r} is none of {choices}')
+  kind, image = config.environment.sandbox, config.environment.docker_image
+  if image != IMAGE and kind != 'docker':
+    raise ConfigError(
+      f"environment.docker_image: {image!r} needs environment.sandbox 'docker',"
+      f' found {kind!r}'
+    )
   if config.environment.executions_gb <= 0:
     raise ConfigError(
       f'environment.executions_gb: {config.environment.executions_gb} must be'
@@ -206,7 +213,9 @@ def open_session(
       )
   for task in tasks.values():
     prepared.prepare_task(task)
-  with sandbox.make_sandbox(config.environment.sandbox) as box:
+  with sandbox.make_sandbox(
+    config.environment.sandbox, **_sandbox_options(config.environment)
+  ) as box:
     store = blobs.BlobStore(folder / 'blobs')
     try:
       environment = episode.Environment(
@@ -227,6 +236,12 @@ def open_session(
       yield Session(config, place, log, tasks, environment, pool)
 
 
+def _sandbox_options(settings) -> dict[str, str]:
+  if settings.sandbox != 'docker':
+    return {}
+  return {'image': settings.docker_image}
+
+
 def _executions(settings, folder: pathlib.Path) -> cache.ExecutionCache | None:
   if not settings.reuse_executions:
     return None
@@ -240,6 +255,7 @@ def _pool(settings, environment: episode.Environment) -> workers.LocalPool:
   options = {}
   if settings.pool == 'ray':
     options['address'] = settings.ray_address
+    options['sandbox_options'] = _sandbox_options(settings)
   try:
     return workers.make_pool(
       environment, kind=settings.pool, workers=settings.workers, **options

@@ -76,16 +76,17 @@ class Sandbox(Protocol):
   def __exit__(self, *exception) -> None: ...
 
 
-def readiness(kind: str) -> str:
+def readiness(kind: str, **options) -> str:
   """'' if a sandbox of this kind can run here, else what is missing.
 
   Args:
     kind: a name that `make_sandbox` takes, except 'auto'.
+    **options: `image`, if the kind is 'docker'.
 
   Raises:
     ValueError: if there is no such kind.
   """
-  return _class_of(kind).readiness()
+  return _class_of(kind).readiness(**options)
 
 
 def make_sandbox(kind: str = 'auto', **options) -> Sandbox:
@@ -101,7 +102,8 @@ def make_sandbox(kind: str = 'auto', **options) -> Sandbox:
     ValueError: if there is no such kind.
   """
   if kind != 'auto':
-    missing = readiness(kind)
+    image = {'image': options['image']} if 'image' in options else {}
+    missing = readiness(kind, **image)
     if missing:
       raise SandboxUnavailable(f'sandbox {kind!r} is not ready: {missing}')
     return _class_of(kind)(**options)
