@@ -59,8 +59,28 @@ def get_config() -> config_dict.ConfigDict:
     'Execute Script',
     'Final Answer',
   )
-  # Understand File and Edit Script (AI) need one.
+  # Understand File and Edit Script (AI) need one: 'endpoint'.
   config.agent.editor = ''
+
+  # A model behind an OpenAI-compatible endpoint, for collect.expert and
+  # agent.editor. Prices are for a million tokens, in one currency.
+  config.endpoint = config_dict.ConfigDict()
+  config.endpoint.model = ''
+  config.endpoint.base_url = ''  # '': $OPENAI_BASE_URL, or OpenAI's own
+  config.endpoint.api_key_variable = 'OPENAI_API_KEY'
+  config.endpoint.timeout_seconds = 120.0
+  config.endpoint.max_retries = 6
+  config.endpoint.requests_per_minute = 0  # 0: no limit
+  config.endpoint.tokens_per_minute = 0  # 0: no limit
+  config.endpoint.prompt_price = 0.0
+  config.endpoint.completion_price = 0.0
+  config.endpoint.cached_price = -1.0  # below 0: as prompt_price
+  # Money that all starts in this work directory may spend; 0: no limit.
+  config.endpoint.max_cost = 0.0
+  config.endpoint.max_prompt_tokens = 12_000
+  config.endpoint.max_reply_tokens = 1000
+  config.endpoint.max_edit_tokens = 4096
+  config.endpoint.temperature = 1.0
 
   config.environment = config_dict.ConfigDict()
   config.environment.sandbox = 'auto'  # docker, bubblewrap, process
@@ -86,8 +106,16 @@ def get_config() -> config_dict.ConfigDict:
   config.reward.alpha = 4.0
 
   config.collect = config_dict.ConfigDict()
+  # 'scripted', or 'endpoint': a chat model writes the ideas and the replies.
+  config.collect.expert = 'scripted'
   config.collect.ideas = 100
   config.collect.diverse_ideas = 10
+  # Which of them: 'furthest' apart; for comparison 'random', and 'nearest'.
+  config.collect.choice = 'furthest'
+  # 'ngram', or 'sentence': a sentence model (extra embeddings), whose folder
+  # is the installed package's if it is ''.
+  config.collect.embedding = 'ngram'
+  config.collect.embedding_folder = ''
   config.collect.min_ideas_per_trajectory = 1
   config.collect.max_ideas_per_trajectory = 3
   config.collect.trajectories_per_task = 50

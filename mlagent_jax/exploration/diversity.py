@@ -15,6 +15,7 @@ import numpy as np
 Embedding = Callable[[Sequence[str]], np.ndarray]
 
 DIMENSIONS = 16384
+CHOICES = ('furthest', 'random', 'nearest')
 
 
 # Words that say nothing of an idea.
@@ -99,3 +100,37 @@ def furthest_points(vectors: np.ndarray, count: int) -> list[int]:
     chosen.append(following)
     nearest = np.minimum(nearest, apart[:, following])
   return chosen
+
+
+def nearest_points(vectors: np.ndarray, count: int) -> list[int]:
+  """Indices of the row with the closest neighbours, and of these neighbours.
+
+  What exploration without diversity would try: the counterpart of
+  `furthest_points`, for comparison; arguments and errors are the same.
+  """
+  if not 0 < count <= len(vectors):
+    raise ValueError(f'cannot choose {count} of {len(vectors)} rows')
+  apart = distances(vectors)
+  nearest = np.argsort(apart, axis=1, kind='stable')[:, :count]
+  spread = np.take_along_axis(apart, nearest, axis=1).sum(axis=1)
+  return [int(index) for index in nearest[np.argmin(spread)]]
+
+
+def choose(
+  vectors: np.ndarray, count: int, choice: str, *, seed: int = 0
+) -> list[int]:
+  """Indices of `count` rows by one of CHOICES; `seed` is for 'random'.
+
+  Raises:
+    ValueError: if there is no such choice, or there are too few rows.
+  """
+  if choice == 'furthest':
+    return furthest_points(vectors, count)
+  if choice == 'nearest':
+    return nearest_points(vectors, count)
+  if choice != 'random':
+    raise ValueError(f'choice {choice!r} is none of {CHOICES}')
+  if not 0 < count <= len(vectors):
+    raise ValueError(f'cannot choose {count} of {len(vectors)} rows')
+  drawn = np.random.default_rng(seed).permutation(len(vectors))[:count]
+  return [int(index) for index in drawn]

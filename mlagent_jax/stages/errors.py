@@ -2,15 +2,20 @@
 
 from mlagent_jax import checkpoint, trajectories
 from mlagent_jax.environment import blobs, cache, fetch, records, task_folder
+from mlagent_jax.exploration import accounting, chat_ideas, embeddings, llm
 from mlagent_jax.stages import journal, not_finite, session, workdir
 
 EXPECTED = (
+  accounting.CostCeilingError,
   blobs.BlobError,
   blobs.DiskFullError,
   cache.CacheError,
+  chat_ideas.TooFewIdeasError,
   checkpoint.CheckpointError,
+  embeddings.EmbeddingError,
   fetch.FetchError,
   journal.JournalError,
+  llm.EndpointError,
   not_finite.NotFiniteError,
   records.SandboxUnavailable,
   session.ConfigError,

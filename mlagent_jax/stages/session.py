@@ -24,7 +24,8 @@ from mlagent_jax.environment import (
   workers,
 )
 from mlagent_jax.environment.sandbox.docker import IMAGE
-from mlagent_jax.stages import rl_checks, run_log, workdir
+from mlagent_jax.exploration import diversity, embeddings
+from mlagent_jax.stages import chat_models, rl_checks, run_log, workdir
 
 POOLS = ('balanced', 'distinct', 'uniform')
 TOKENIZERS = ('sentencepiece', 'huggingface')
@@ -47,6 +48,7 @@ class Session:
   tasks: dict[str, task_folder.Task]
   environment: episode.Environment
   pool: workers.LocalPool
+  chat_models: chat_models.ChatModels
 
   @property
   def scales(self) -> dict[str, records.Scale]:
@@ -147,6 +149,10 @@ def check_config(config, num_devices: int) -> None:
     ('tokenizer.kind', config.tokenizer.kind, TOKENIZERS),
     ('rl.pool', config.rl.pool, POOLS),
     ('environment.pool', config.environment.pool, workers.KINDS),
+    ('agent.editor', config.agent.editor, chat_models.EDITORS),
+    ('collect.expert', config.collect.expert, chat_models.EXPERTS),
+    ('collect.choice', config.collect.choice, diversity.CHOICES),
+    ('collect.embedding', config.collect.embedding, embeddings.KINDS),
   ):
     if value not in choices:
       raise ConfigError(f'{key}: {value!r} is none of {choices}')
@@ -213,11 +219,14 @@ def open_session(
       )
   for task in tasks.values():
     prepared.prepare_task(task)
+  models = chat_models.ChatModels(config, folder)
   with sandbox.make_sandbox(
     config.environment.sandbox, **_sandbox_options(config.environment)
   ) as box:
     store = blobs.BlobStore(folder / 'blobs')
     try:
+      if 'collect' in config.stages and config.collect.expert != 'scripted':
+        models.get(config.collect.expert)
       environment = episode.Environment(
         tasks,
         box,
@@ -225,6 +234,7 @@ def open_session(
         cache=_executions(config.environment, folder),
         allowed=allowed,
         protocol=config.agent.protocol,
+        editor=models.editor(),
       )
     except ValueError as error:
       raise ConfigError(str(error)) from error
@@ -233,7 +243,7 @@ def open_session(
       run_log.RunLog(folder) as log,
     ):
       log.say(f'sandbox: {box.identity}')
-      yield Session(config, place, log, tasks, environment, pool)
+      yield Session(config, place, log, tasks, environment, pool, models)
 
 
 def _sandbox_options(settings) -> dict[str, str]:

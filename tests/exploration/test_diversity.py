@@ -89,3 +89,32 @@ def test_embedding_knows_near_from_far():
   ]
   apart = diversity.distances(diversity.ngram_embedding(texts))
   assert apart[0, 1] < apart[0, 2] < apart[0, 3]
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_nearest_points_are_closer_than_any_other_ball(seed):
+  vectors = np.random.default_rng(seed).normal(size=(12, 4))
+  chosen = diversity.nearest_points(vectors, 4)
+  sums = [
+    np.sort(np.linalg.norm(vectors - center, axis=1))[:4].sum()
+    for center in vectors
+  ]
+  found = np.linalg.norm(vectors[chosen] - vectors[chosen[0]], axis=1).sum()
+  assert len(set(chosen)) == 4
+  assert found == pytest.approx(min(sums))
+  far = diversity.choose(vectors, 4, 'furthest')
+  assert diversity.mean_distance(vectors[far]) > diversity.mean_distance(
+    vectors[chosen]
+  )
+
+
+def test_choices():
+  vectors = np.eye(6)
+  first = diversity.choose(vectors, 4, 'random', seed=1)
+  assert first == diversity.choose(vectors, 4, 'random', seed=1)
+  assert len(set(first)) == 4
+  assert first != diversity.choose(vectors, 4, 'random', seed=2)
+  with pytest.raises(ValueError, match="'best' is none of"):
+    diversity.choose(vectors, 4, 'best')
+  with pytest.raises(ValueError, match='cannot choose 7 of 6'):
+    diversity.choose(vectors, 7, 'random')
