@@ -1,24 +1,21 @@
-"""Weights from and to Hugging Face's Qwen2 and Llama checkpoints.
+"""Weights from and to Hugging Face's Qwen2 and Llama tensors.
 
 Linear layers there are [out, in] matrices, one tensor a layer; ours are
 [in, out] with heads as an axis of their own, stacked over layers. `_TENSORS`
-is the whole correspondence. Nothing is approximated: what this decoder does
-not compute (scaled rotary embeddings, sliding windows, other activations,
-other biases) is refused by name.
+is the whole correspondence, and nothing is approximated.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import abstract_model
 from mlagent_jax.model.sharding import state_shardings
-
-FAMILIES = ('qwen2', 'llama')
 
 
 class _Tensor(NamedTuple):
@@ -75,66 +72,124 @@ _TENSORS = {
   'blocks.mlp.up': _linear(_LAYER + 'mlp.up_proj.weight'),
   'blocks.mlp.down': _linear(_LAYER + 'mlp.down_proj.weight'),
 }
+HEAD = _TENSORS['output'].name
+EMBEDDING = _TENSORS['embedding'].name
+
+# (parameter, layer) -> its values in our shape; layer None: not in a block.
+ReadLayer = Callable[[str, int | None], np.ndarray]
 
 
-def config_from_hf(hf_config: Mapping, **overrides) -> ModelConfig:
-  """The shape of a Hugging Face model.
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+  """'blocks.mlp.gate' -> its stacked shape, for every parameter."""
+  _, shapes = abstract_model(config)
+  return {
+    parameter_name(path): leaf.shape
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+  }
+
+
+def parameter_name(path) -> str:
+  """'blocks.mlp.gate' of a path to the array in its parameter."""
+  name = jax.tree_util.keystr(path, simple=True, separator='.')
+  return name.removesuffix('.value')
+
+
+def layers_of(name: str, config: ModelConfig) -> list[int | None]:
+  """The layers that a parameter is stacked over; [None] outside of blocks."""
+  if '{layer}' not in _TENSORS[name].name:
+    return [None]
+  return list(range(config.num_layers))
+
+
+def hf_name(name: str, layer: int | None) -> str:
+  """Hugging Face's name of one layer of a parameter."""
+  return _TENSORS[name].name.format(layer=layer)
+
+
+def places(config: ModelConfig) -> dict[str, tuple[str, int | None]]:
+  """Hugging Face's name -> (parameter, layer), for all that a model needs."""
+  return {
+    hf_name(name, layer): (name, layer)
+    for name in parameter_shapes(config)
+    for layer in layers_of(name, config)
+  }
+
+
+def to_hf_tensor(name: str, value: np.ndarray) -> np.ndarray:
+  """One layer of a parameter in Hugging Face's shape, perhaps a view."""
+  return _TENSORS[name].to_hf(value)
+
+
+class HfTensors:
+  """A Hugging Face state dict, read as our parameters, layer by layer."""
+
+  def __init__(self, tensors: Mapping[str, np.ndarray], config: ModelConfig):
+    """Checks the names.
+
+    Args:
+      tensors: name -> array of any float dtype; a lazy mapping works, since
+        tensors are asked for one at a time.
+      config: the shape, as of `config_from_hf`.
+
+    Raises:
+      KeyError: if a tensor is missing.
+      ValueError: if one has no counterpart, or if lm_head differs from the
+        embedding that the config ties it to.
+    """
+    self._tensors = tensors
+    self._shapes = parameter_shapes(config)
+    _check_names(tensors, config)
+
+  def read(self, name: str, layer: int | None) -> np.ndarray:
+    """See `ReadLayer`; in the tensor's own dtype, perhaps a view of it.
+
+    Raises:
+      ValueError: if the tensor has another shape than the config asks for.
+    """
+    entry, shape = _TENSORS[name], self._shapes[name]
+    shape = shape if layer is None else shape[1:]
+    tensor = np.asarray(self._tensors[hf_name(name, layer)])
+    # What theirs must be, for ours to be `shape`.
+    expected = entry.to_hf(np.broadcast_to(np.float32(0), shape)).shape
+    if tensor.shape != expected:
+      raise ValueError(
+        f'tensor {hf_name(name, layer)} has shape {tensor.shape}; the config'
+        f' asks for {expected}'
+      )
+    return entry.from_hf(tensor, shape)
+
+
+def load_params(
+  read: Callable[[str, tuple[slice, ...]], np.ndarray],
+  config: ModelConfig,
+  mesh: jax.sharding.Mesh | None = None,
+) -> nnx.State:
+  """float32 parameters, of which every device reads its own part only.
 
   Args:
-    hf_config: its config.json as a dict (or `config.to_dict()`).
-    **overrides: fields of ModelConfig to set otherwise (dtype, remat).
+    read: (parameter, index into its stacked shape) -> values.
+    config: the shape.
+    mesh: the mesh, or None for a single device.
 
   Raises:
-    ValueError: for another family, or a setting that we do not compute.
-    KeyError: if config.json lacks a field; the message names it.
+    ValueError: if an axis of a parameter does not divide by the mesh.
   """
-  family = hf_config.get('model_type')
-  if family not in FAMILIES:
-    raise ValueError(f'model_type {family!r} is not one of {FAMILIES}')
+  _, shapes = abstract_model(config)
+  if mesh is None:
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda _: here, shapes)
+  else:
+    shardings = state_shardings(shapes, mesh)
 
-  def refuse(field, allowed):
-    value = hf_config.get(field, allowed[0])
-    if value not in allowed:
-      raise ValueError(
-        f'{family} config has {field}={value!r}; only {allowed[0]!r} is'
-        ' supported'
-      )
-
-  refuse('hidden_act', ('silu',))
-  refuse('use_sliding_window', (False, None))
-  refuse('mlp_bias', (False, None))
-  # Qwen2's bias is on by definition; Llama's option also adds one to o_proj.
-  refuse('attention_bias', (family == 'qwen2', None))
-  num_heads = hf_config['num_attention_heads']
-  embed_dim = hf_config['hidden_size']
-  fields = {
-    'num_layers': hf_config['num_hidden_layers'],
-    'embed_dim': embed_dim,
-    'num_heads': num_heads,
-    'num_kv_heads': hf_config.get('num_key_value_heads') or num_heads,
-    'head_dim': hf_config.get('head_dim') or embed_dim // num_heads,
-    'ffn_dim': hf_config['intermediate_size'],
-    'vocab_size': hf_config['vocab_size'],
-    'qkv_bias': family == 'qwen2',
-    'tied_embeddings': hf_config.get('tie_word_embeddings', False),
-    'rope_theta': _rope_theta(hf_config),
-    'rms_norm_eps': hf_config['rms_norm_eps'],
-  }
-  return ModelConfig(**(fields | overrides))
-
-
-def _rope_theta(hf_config):
-  """Base of the rotary embedding, from either place where it is written."""
-  rope = hf_config.get('rope_parameters') or hf_config.get('rope_scaling') or {}
-  kind = rope.get('rope_type', rope.get('type', 'default'))
-  if kind != 'default':
-    raise ValueError(
-      f'config has rope_type={kind!r}; only the plain rotary embedding is'
-      ' supported'
+  def load(path, leaf, sharding):
+    name = parameter_name(path)
+    return jax.make_array_from_callback(
+      leaf.shape,
+      sharding,
+      lambda index: np.asarray(read(name, index), np.float32),
     )
-  theta = rope.get('rope_theta', hf_config.get('rope_theta'))
-  # Both families' default where config.json does not say.
-  return 10_000.0 if theta is None else float(theta)
+
+  return jax.tree.map_with_path(load, shapes, shardings)
 
 
 def from_hf(
@@ -145,8 +200,7 @@ def from_hf(
   """Parameters from a Hugging Face state dict.
 
   Args:
-    tensors: name -> array of any float dtype; a lazy mapping works, since
-      tensors are asked for one at a time.
+    tensors: see `HfTensors`.
     config: the shape, as of `config_from_hf`.
     mesh: if given, every device gets its own part only.
 
@@ -158,33 +212,21 @@ def from_hf(
     ValueError: if a tensor has the wrong shape or no counterpart, or if
       lm_head differs from the embedding that the config ties it to.
   """
-  _, shapes = abstract_model(config)
-  _check_names(tensors, config, shapes)
-  shardings = None if mesh is None else state_shardings(shapes, mesh)
+  source = HfTensors(tensors, config)
 
-  def load(path, shape, sharding=None):
-    entry = _TENSORS[_name(path)]
+  def read(name, index):
+    """The part of our array that a device asks for, layer by layer."""
+    if layers_of(name, config) == [None]:
+      return source.read(name, None)[index]
+    layers = range(config.num_layers)[index[0]]
+    first = source.read(name, layers[0])[index[1:]]
+    part = np.empty((len(layers), *first.shape), np.float32)
+    part[0] = first
+    for row, layer in enumerate(layers[1:], start=1):
+      part[row] = source.read(name, layer)[index[1:]]
+    return part
 
-    def part(index):
-      """The part of our array that a device asks for, layer by layer."""
-      if '{layer}' not in entry.name:
-        return _read(tensors, entry, entry.name, shape.shape)[index]
-      layers = range(config.num_layers)[index[0]]
-      return np.stack(
-        [
-          _read(
-            tensors, entry, entry.name.format(layer=layer), shape.shape[1:]
-          )[index[1:]]
-          for layer in layers
-        ]
-      )
-
-    if sharding is None:
-      return jax.numpy.asarray(part((slice(None),) * len(shape.shape)))
-    return jax.make_array_from_callback(shape.shape, sharding, part)
-
-  rest = () if shardings is None else (shardings,)
-  return jax.tree.map_with_path(load, shapes, *rest)
+  return load_params(read, config, mesh)
 
 
 def to_hf(params: nnx.State, config: ModelConfig) -> dict[str, np.ndarray]:
@@ -196,59 +238,47 @@ def to_hf(params: nnx.State, config: ModelConfig) -> dict[str, np.ndarray]:
     params: parameters of a model of `config`.
     config: its shape.
   """
-  out = {}
-  for path, value in jax.tree_util.tree_leaves_with_path(params):
-    entry = _TENSORS[_name(path)]
-    value = np.asarray(value)
-    if '{layer}' in entry.name:
-      for layer in range(config.num_layers):
-        tensor = entry.to_hf(value[layer])
-        out[entry.name.format(layer=layer)] = np.ascontiguousarray(tensor)
-    else:
-      out[entry.name] = np.ascontiguousarray(entry.to_hf(value))
-  return out
+  read = reader_of(params)
+  return {
+    theirs: np.ascontiguousarray(to_hf_tensor(name, read(name, layer)))
+    for theirs, (name, layer) in places(config).items()
+  }
 
 
-def _name(path) -> str:
-  """'blocks.mlp.gate' of a path to the array in its parameter."""
-  name = jax.tree_util.keystr(path, simple=True, separator='.')
-  return name.removesuffix('.value')
+def reader_of(params: nnx.State) -> ReadLayer:
+  """Reads parameters on devices, one layer to the host at a time."""
+  by_name = {
+    parameter_name(path): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+  }
+
+  def read(name, layer):
+    value = by_name[name] if layer is None else by_name[name][layer]
+    return np.asarray(jnp.asarray(value))
+
+  return read
 
 
-def _read(tensors, entry, name, shape):
-  """One tensor in our shape and float32."""
-  tensor = np.asarray(tensors[name])
-  # What theirs must be, for ours to be `shape`.
-  expected = entry.to_hf(np.broadcast_to(np.float32(0), shape)).shape
-  if tensor.shape != expected:
-    raise ValueError(
-      f'tensor {name} has shape {tensor.shape}; the config asks for {expected}'
-    )
-  return entry.from_hf(tensor, shape).astype(np.float32)
+def computed_by_us(names: Mapping[str, object]) -> Iterator[str]:
+  """The tensors that hold weights: older versions saved buffers too."""
+  return (name for name in names if not name.endswith('rotary_emb.inv_freq'))
 
 
-def _check_names(tensors, config, shapes):
+def _check_names(tensors, config):
   """Every tensor that we need is there, and every one there is understood."""
-  needed = set()
-  for path, _ in jax.tree_util.tree_leaves_with_path(shapes):
-    name = _TENSORS[_name(path)].name
-    needed |= {name.format(layer=layer) for layer in range(config.num_layers)}
-  there = set(tensors)
+  needed = places(config).keys()
+  there = set(computed_by_us(tensors))
   missing = sorted(needed - there)
   if missing:
     raise KeyError(
       f'tensor {missing[0]} is missing ({len(missing)} of {len(needed)} are)'
     )
-  head = _TENSORS['output'].name
-  if config.tied_embeddings and head in there:
-    embedding = _TENSORS['embedding'].name
-    if not np.array_equal(tensors[head], tensors[embedding]):
+  if config.tied_embeddings and HEAD in there:
+    if not np.array_equal(tensors[HEAD], tensors[EMBEDDING]):
       raise ValueError(
-        f'tensor {head} differs from {embedding}, but the config ties them'
+        f'tensor {HEAD} differs from {EMBEDDING}, but the config ties them'
       )
-    there.remove(head)
-  # Buffers of older versions; computed, not stored, by ours.
-  there = {name for name in there if not name.endswith('rotary_emb.inv_freq')}
+    there.remove(HEAD)
   extra = sorted(there - needed)
   if extra:
     raise ValueError(
