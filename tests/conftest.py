@@ -46,6 +46,7 @@ COMPONENTS = {
   'bwrap': _bubblewrap,
   'chromium': _chromium,
   'docker': _docker,
+  'gguf': _has_module('gguf'),
   'libtpu': _has_module('libtpu'),
   'ray': _has_module('ray'),
   'torch': _has_module('torch'),

@@ -8,6 +8,7 @@ workers never need it.
 """
 
 import io
+import json
 import os
 import pathlib
 import re
@@ -56,8 +57,12 @@ def render_plain(messages: Sequence[Message]) -> str:
 class ChatTokenizer:
   """A transformers tokenizer, with its chat template if it has one."""
 
-  def __init__(self, tokenizer: Any):
-    """Args: tokenizer: a transformers tokenizer.
+  def __init__(self, tokenizer: Any, stop_ids: Iterable[int] = ()):
+    """Wraps a transformers tokenizer.
+
+    Args:
+      tokenizer: the tokenizer.
+      stop_ids: where sampling stops besides the end of a reply and of a text.
 
     Raises:
       ValueError: if it has neither a chat template nor an end-of-text token.
@@ -83,7 +88,8 @@ class ChatTokenizer:
       )
     self.end_id = int(end)
     eos = tokenizer.eos_token_id
-    self.stop_ids = tuple(sorted({self.end_id} | ({eos} - {None})))
+    stops = {self.end_id, *stop_ids} | ({eos} - {None})
+    self.stop_ids = tuple(sorted(stops))
     pad = tokenizer.pad_token_id
     self.pad_id = int(pad if pad is not None else self.end_id)
 
@@ -244,5 +250,19 @@ def load(name_or_folder: str | os.PathLike) -> Tokenizer:
   import transformers
 
   return ChatTokenizer(
-    transformers.AutoTokenizer.from_pretrained(str(name_or_folder))
+    transformers.AutoTokenizer.from_pretrained(str(name_or_folder)),
+    _generation_stops(folder),
   )
+
+
+def _generation_stops(folder: pathlib.Path) -> tuple[int, ...]:
+  """The tokens at which the model's publisher stops generation.
+
+  Qwen's Instruct models end a turn with <|im_end|>, which their tokenizer
+  names, and may end a text with <|endoftext|>, which only this file names.
+  """
+  path = folder / 'generation_config.json'
+  if not path.is_file():
+    return ()
+  eos = json.loads(path.read_text(encoding='utf-8')).get('eos_token_id')
+  return tuple(eos) if isinstance(eos, list) else (eos,) * (eos is not None)

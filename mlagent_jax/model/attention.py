@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mlagent_jax.model.config import ModelConfig
-from mlagent_jax.model.layers import constant, contract, parameter, rotate
+from mlagent_jax.model.layers import rotate
 from mlagent_jax.model.layout import Layout
+from mlagent_jax.model.linear import Projections, constant, contract
 from mlagent_jax.model.sharding import constrain
 
 # Finite, so that a row of padding, which sees nothing, stays free of NaN.
@@ -121,10 +122,11 @@ def cached_attention(q, new, prompt, suffix, lengths, step) -> jax.Array:
   return out.reshape(S, G, N, H)
 
 
-class Attention(nnx.Module):
+class Attention(Projections):
   """Projections of grouped-query attention; `attend` does the rest."""
 
   def __init__(self, config: ModelConfig, out_scale: float, rngs: nnx.Rngs):
+    super().__init__(config)
     D, N, K, H = (
       config.embed_dim,
       config.num_heads,
@@ -134,18 +136,18 @@ class Attention(nnx.Module):
     to_heads = ('embed', 'heads', 'head_dim')
     to_kv_heads = ('embed', 'kv_heads', 'head_dim')
     from_heads = ('heads', 'head_dim', 'embed')
-    self.wq = parameter(rngs, (D, N, H), to_heads, D**-0.5)
-    self.wk = parameter(rngs, (D, K, H), to_kv_heads, D**-0.5)
-    self.wv = parameter(rngs, (D, K, H), to_kv_heads, D**-0.5)
+    self.add('wq', rngs, (D, N, H), to_heads, 1, D**-0.5)
+    self.add('wk', rngs, (D, K, H), to_kv_heads, 1, D**-0.5)
+    self.add('wv', rngs, (D, K, H), to_kv_heads, 1, D**-0.5)
     out_scale *= (N * H) ** -0.5
-    self.wo = parameter(rngs, (N, H, D), from_heads, out_scale)
+    self.add('wo', rngs, (N, H, D), from_heads, 2, out_scale)
     self.bias = config.qkv_bias
     if self.bias:
       self.bq = constant(0.0, (N, H), to_heads[1:])
       self.bk = constant(0.0, (K, H), to_kv_heads[1:])
       self.bv = constant(0.0, (K, H), to_kv_heads[1:])
 
-  def project(self, x: jax.Array, angles) -> tuple[jax.Array, ...]:
+  def heads(self, x: jax.Array, angles) -> tuple[jax.Array, ...]:
     """Queries, keys and values of [B, T, D], rotated.
 
     Args:
@@ -155,9 +157,9 @@ class Attention(nnx.Module):
     Returns:
       q [B, T, N, H], k [B, T, K, H] and v [B, T, K, H].
     """
-    q = contract('btd,dnh->btnh', x, self.wq[...].astype(x.dtype))
-    k = contract('btd,dkh->btkh', x, self.wk[...].astype(x.dtype))
-    v = contract('btd,dkh->btkh', x, self.wv[...].astype(x.dtype))
+    q = self.project('wq', 'btd,dnh->btnh', x)
+    k = self.project('wk', 'btd,dkh->btkh', x)
+    v = self.project('wv', 'btd,dkh->btkh', x)
     if self.bias:
       q += self.bq[...].astype(x.dtype)
       k += self.bk[...].astype(x.dtype)
@@ -168,4 +170,4 @@ class Attention(nnx.Module):
 
   def output(self, heads: jax.Array) -> jax.Array:
     """Maps [B, T, N, H] to [B, T, D]."""
-    return contract('btnh,nhd->btd', heads, self.wo[...].astype(heads.dtype))
+    return self.project('wo', 'btnh,nhd->btd', heads)

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+# Weight matrices of a block that LoRA can adapt.
+LORA_TARGETS = ('wq', 'wk', 'wv', 'wo', 'gate', 'up', 'down')
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -23,6 +26,10 @@ class ModelConfig:
       are always float32.
     remat: rematerialisation policy of the layer scan: 'none', 'dots' (keep
       the outputs of matrix products) or 'full'.
+    lora_rank: rank of the adapters (LoRA), which alone are trained then; 0 for
+      none.
+    lora_alpha: what the adapters add is multiplied by lora_alpha / lora_rank.
+    lora_targets: which weight matrices of a block have one.
   """
 
   num_layers: int
@@ -38,6 +45,9 @@ class ModelConfig:
   rms_norm_eps: float = 1e-6
   dtype: str = 'float32'
   remat: str = 'none'
+  lora_rank: int = 0
+  lora_alpha: float = 16.0
+  lora_targets: tuple[str, ...] = LORA_TARGETS
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
@@ -47,3 +57,13 @@ class ModelConfig:
       )
     if self.head_dim % 2:
       raise ValueError(f'head_dim {self.head_dim} is odd; RoPE needs pairs')
+    unknown = sorted(set(self.lora_targets) - set(LORA_TARGETS))
+    if (
+      unknown
+      or self.lora_rank < 0
+      or (self.lora_rank and not self.lora_targets)
+    ):
+      raise ValueError(
+        f'lora_rank {self.lora_rank} with lora_targets {self.lora_targets}: the'
+        f' rank is 0 or more, targets are some of {LORA_TARGETS}'
+      )

@@ -12,8 +12,9 @@ from flax import nnx
 from mlagent_jax.model import cache as kv_cache
 from mlagent_jax.model.attention import Attention, cached_attention, prepare
 from mlagent_jax.model.config import ModelConfig
-from mlagent_jax.model.layers import RMSNorm, SwiGLU, parameter, rotary_angles
+from mlagent_jax.model.layers import RMSNorm, SwiGLU, rotary_angles
 from mlagent_jax.model.layout import Layout, right_padded
+from mlagent_jax.model.linear import parameter
 from mlagent_jax.model.sharding import constrain, state_shardings
 
 # What the backward pass of a block may keep (ModelConfig.remat).
@@ -39,7 +40,7 @@ class Block(nnx.Module):
     self.attention_norm = RMSNorm(D, epsilon)
     self.attention = Attention(config, out_scale, rngs)
     self.mlp_norm = RMSNorm(D, epsilon)
-    self.mlp = SwiGLU(D, config.ffn_dim, out_scale, rngs)
+    self.mlp = SwiGLU(config, out_scale, rngs)
 
   def __call__(self, x, angles, attend):
     """One block over [B, T, D].
@@ -52,7 +53,7 @@ class Block(nnx.Module):
     Returns:
       [B, T, D], and the keys and values [B, T, K, H] of these tokens.
     """
-    q, k, v = self.attention.project(self.attention_norm(x), angles)
+    q, k, v = self.attention.heads(self.attention_norm(x), angles)
     x += self.attention.output(attend(q, k, v))
     x += self.mlp(self.mlp_norm(x))
     return x, (k, v)

@@ -7,6 +7,7 @@ other activations, other biases, quantised weights) is refused by name.
 from collections.abc import Mapping
 
 from mlagent_jax.model.config import ModelConfig
+from mlagent_jax.model.safetensors_files import WeightsError
 
 FAMILIES = {'qwen2': 'Qwen2ForCausalLM', 'llama': 'LlamaForCausalLM'}
 
@@ -20,6 +21,14 @@ _COMPUTED = {
   'partial_rotary_factor': (1, None),
   'quantization_config': (None,),
 }
+_NEEDED = (
+  'hidden_size',
+  'intermediate_size',
+  'num_attention_heads',
+  'num_hidden_layers',
+  'rms_norm_eps',
+  'vocab_size',
+)
 
 
 def config_from_hf(hf_config: Mapping, **overrides) -> ModelConfig:
@@ -30,12 +39,12 @@ def config_from_hf(hf_config: Mapping, **overrides) -> ModelConfig:
     **overrides: fields of ModelConfig to set otherwise (dtype, remat).
 
   Raises:
-    ValueError: for another family, or a setting that we do not compute.
-    KeyError: if config.json lacks a field; the message names it.
+    WeightsError: for another family, a setting that we do not compute, or a
+      field that is missing.
   """
   family = hf_config.get('model_type')
   if family not in FAMILIES:
-    raise ValueError(f'model_type {family!r} is not one of {tuple(FAMILIES)}')
+    raise WeightsError(f'model_type {family!r} is not one of {tuple(FAMILIES)}')
   # Qwen2's bias is on by definition; Llama's option also adds one to o_proj.
   computed = _COMPUTED | {
     'architectures': ([FAMILIES[family]], None, []),
@@ -44,16 +53,19 @@ def config_from_hf(hf_config: Mapping, **overrides) -> ModelConfig:
   for field, allowed in computed.items():
     value = hf_config.get(field, allowed[0])
     if value not in allowed:
-      raise ValueError(
+      raise WeightsError(
         f'{family} config has {field}={value!r}; only {allowed[0]!r} is'
         ' supported'
       )
   layer_types = set(hf_config.get('layer_types') or ()) - {'full_attention'}
   if layer_types:
-    raise ValueError(
+    raise WeightsError(
       f'{family} config has layer_types with {sorted(layer_types)}; only'
       " 'full_attention' is supported"
     )
+  lacking = [field for field in _NEEDED if hf_config.get(field) is None]
+  if lacking:
+    raise WeightsError(f'{family} config has no {", ".join(lacking)}')
   num_heads = hf_config['num_attention_heads']
   embed_dim = hf_config['hidden_size']
   fields = {
@@ -107,13 +119,13 @@ def _rope_theta(hf_config):
   rope = hf_config.get('rope_parameters') or hf_config.get('rope_scaling') or {}
   kind = rope.get('rope_type', rope.get('type', 'default'))
   if kind != 'default':
-    raise ValueError(
+    raise WeightsError(
       f'config has rope_type={kind!r}; only the plain rotary embedding is'
       ' supported'
     )
   part = rope.get('partial_rotary_factor', 1)
   if part != 1:
-    raise ValueError(
+    raise WeightsError(
       f'config has partial_rotary_factor={part!r}; only 1 is supported'
     )
   theta = rope.get('rope_theta', hf_config.get('rope_theta'))

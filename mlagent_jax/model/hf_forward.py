@@ -1,4 +1,4 @@
-"""A Hugging Face model's logits and greedy continuation, computed by ours."""
+"""The logits of a Hugging Face model, computed by ours."""
 
 import functools
 
@@ -38,18 +38,6 @@ class Forward:
     """float32 logits [B, T, V] of [B, T] tokens."""
     return np.asarray(self._logits(self._params, tokens.astype(np.int32)))
 
-  def greedy(self, tokens: list[int], new_tokens: int) -> list[int]:
-    """The most likely next tokens after `tokens`, one after another.
-
-    Every token is computed from the whole text, so that no cache can be at
-    fault; `sampling` is the quick way.
-    """
-    row = np.zeros((1, len(tokens) + new_tokens), np.int32)
-    row[0, : len(tokens)] = tokens
-    for length in range(len(tokens), row.shape[1]):
-      row[0, length] = self._next(self._params, row, length)
-    return row[0, len(tokens) :].tolist()
-
   @functools.cached_property
   def _logits(self):
     def logits(params, tokens):
@@ -59,13 +47,3 @@ class Forward:
       return model.logits(model(tokens, layout))
 
     return jax.jit(logits)
-
-  @functools.cached_property
-  def _next(self):
-    def next_token(params, tokens, length):
-      model = nnx.merge(self._graphdef, params)
-      layout = right_padded(jnp.full(1, length), tokens.shape[1])
-      last = jnp.take(model(tokens, layout), length - 1, axis=1)
-      return jnp.argmax(model.logits(last)[0])
-
-    return jax.jit(next_token)

@@ -15,6 +15,7 @@ from flax import nnx
 
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import abstract_model
+from mlagent_jax.model.safetensors_files import WeightsError
 from mlagent_jax.model.sharding import state_shardings
 
 
@@ -132,9 +133,8 @@ class HfTensors:
       config: the shape, as of `config_from_hf`.
 
     Raises:
-      KeyError: if a tensor is missing.
-      ValueError: if one has no counterpart, or if lm_head differs from the
-        embedding that the config ties it to.
+      WeightsError: if a tensor is missing or has no counterpart, or if lm_head
+        differs from the embedding that the config ties it to.
     """
     self._tensors = tensors
     self._shapes = parameter_shapes(config)
@@ -144,7 +144,7 @@ class HfTensors:
     """See `ReadLayer`; in the tensor's own dtype, perhaps a view of it.
 
     Raises:
-      ValueError: if the tensor has another shape than the config asks for.
+      WeightsError: if the tensor has another shape than the config asks for.
     """
     entry, shape = _TENSORS[name], self._shapes[name]
     shape = shape if layer is None else shape[1:]
@@ -152,7 +152,7 @@ class HfTensors:
     # What theirs must be, for ours to be `shape`.
     expected = entry.to_hf(np.broadcast_to(np.float32(0), shape)).shape
     if tensor.shape != expected:
-      raise ValueError(
+      raise WeightsError(
         f'tensor {hf_name(name, layer)} has shape {tensor.shape}; the config'
         f' asks for {expected}'
       )
@@ -208,9 +208,8 @@ def from_hf(
     float32 parameters, as `make_model` returns.
 
   Raises:
-    KeyError: if a tensor is missing.
-    ValueError: if a tensor has the wrong shape or no counterpart, or if
-      lm_head differs from the embedding that the config ties it to.
+    WeightsError: if a tensor is missing, has the wrong shape or no counterpart,
+      or if lm_head differs from the embedding that the config ties it to.
   """
   source = HfTensors(tensors, config)
 
@@ -270,18 +269,18 @@ def _check_names(tensors, config):
   there = set(computed_by_us(tensors))
   missing = sorted(needed - there)
   if missing:
-    raise KeyError(
+    raise WeightsError(
       f'tensor {missing[0]} is missing ({len(missing)} of {len(needed)} are)'
     )
   if config.tied_embeddings and HEAD in there:
     if not np.array_equal(tensors[HEAD], tensors[EMBEDDING]):
-      raise ValueError(
+      raise WeightsError(
         f'tensor {HEAD} differs from {EMBEDDING}, but the config ties them'
       )
     there.remove(HEAD)
   extra = sorted(there - needed)
   if extra:
-    raise ValueError(
+    raise WeightsError(
       f'tensor {extra[0]} has no counterpart in this config'
       f' ({len(extra)} of {len(there)} have none)'
     )

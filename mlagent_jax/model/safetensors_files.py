@@ -136,9 +136,7 @@ class SafetensorsFolder(Mapping[str, np.ndarray]):
     elif (folder / SINGLE_FILE).is_file():
       mapped, files = None, [SINGLE_FILE]
     else:
-      raise WeightsError(
-        f'{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}'
-      )
+      raise WeightsError(f'{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}')
     for file in files:
       self._read_header(file)
     if mapped is not None:

@@ -32,8 +32,13 @@ RULES = (
   ('layers', None),
   ('embed', 'fsdp'),
   ('norm', None),
+  ('rank', None),
 )
 _MESH_AXES_OF = dict(RULES)
+# Replicated where they do not divide evenly (9 heads over 2 devices), as every
+# trainer does with few key and value heads: right, at the price of their share
+# of the work. Anything else that does not divide is refused.
+_MAY_BE_WHOLE = frozenset({'heads', 'kv_heads'})
 
 
 def make_mesh(
@@ -78,12 +83,28 @@ def logical_sharding(
   return jax.sharding.NamedSharding(mesh, logical_spec(axes))
 
 
+def _devices_of(mesh, axis: str | None) -> int:
+  names = _MESH_AXES_OF.get(axis) or ()
+  names = (names,) if isinstance(names, str) else names
+  return math.prod(mesh.shape[name] for name in names)
+
+
+def fitting(
+  mesh, shape: Sequence[int], axes: Sequence[str | None]
+) -> tuple[str | None, ...]:
+  """`axes`, with None for heads that do not divide by their devices."""
+  return tuple(
+    None if axis in _MAY_BE_WHOLE and size % _devices_of(mesh, axis) else axis
+    for size, axis in zip(shape, axes, strict=True)
+  )
+
+
 def check_divides(mesh, shape: Sequence[int], axes, what: str) -> None:
   """Raises ValueError, with numbers, if an axis cannot be split evenly."""
   for size, axis in zip(shape, axes, strict=True):
     names = _MESH_AXES_OF.get(axis) or ()
     names = (names,) if isinstance(names, str) else names
-    devices = math.prod(mesh.shape[name] for name in names)
+    devices = _devices_of(mesh, axis)
     if size % devices:
       raise ValueError(
         f'{what}: axis {axis!r} of size {size} is not divisible by the'
@@ -103,6 +124,7 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
+  axes = fitting(mesh, x.shape, axes)
   check_divides(mesh, x.shape, axes, f'activation {tuple(x.shape)}')
   return jax.lax.with_sharding_constraint(x, logical_spec(axes))
 
@@ -214,6 +236,7 @@ def state_shardings(state, mesh: jax.sharding.Mesh):
     if len(axes) != len(value.shape):  # such as a factored second moment
       return node.replace(logical_sharding(mesh, ()))
     name = jax.tree_util.keystr(path, simple=True, separator='.')
+    axes = fitting(mesh, value.shape, axes)
     check_divides(mesh, value.shape, axes, f'parameter {name}')
     return node.replace(logical_sharding(mesh, axes))
 

@@ -42,7 +42,9 @@ MANIFEST = 'manifest.json'
 _FORMAT = 1
 _CHUNK_BYTES = 32 * 2**20
 # Fields of ModelConfig that say how to compute, not what.
-_NOT_SHAPE = frozenset({'dtype', 'remat'})
+_NOT_SHAPE = frozenset(
+  {'dtype', 'remat', 'lora_rank', 'lora_alpha', 'lora_targets'}
+)
 # Wraps an iteration to show how far it is: (items, label) -> items.
 Progress = Callable[[Sequence, str], Iterable]
 
@@ -147,8 +149,8 @@ def import_source(
     progress: shows how far it is.
 
   Raises:
-    WeightsError: if the folder holds something else, or the source is damaged.
-    KeyError, ValueError: if tensors are missing, unknown or of another shape.
+    WeightsError: if the folder holds something else, the source is damaged, or
+      tensors are missing, unknown or of another shape.
   """
   config = source.model_config()
   tensors = hf_weights.HfTensors(source.tensors, config)
@@ -157,9 +159,10 @@ def import_source(
     raise WeightsError(
       f'{folder} holds imported weights already; delete it or choose another'
     )
-  if folder.exists() and not (folder / 'arrays').exists():
-    if any(folder.iterdir()):
-      raise WeightsError(f'{folder} is not empty; choose another')
+  # One with arrays and no manifest was killed in the middle.
+  strange = folder.exists() and not (folder / 'arrays').exists()
+  if strange and any(folder.iterdir()):
+    raise WeightsError(f'{folder} is not empty; choose another')
   shapes = hf_weights.parameter_shapes(config)
   dtypes = {
     name: _common_dtype(
@@ -232,9 +235,7 @@ def open_folder(folder: str, **overrides) -> WeightsFolder:
         f' {_FORMAT}: import the weights again'
       )
     shape = ModelConfig(**manifest['shape'], **overrides)
-    return WeightsFolder(
-      folder, shape, manifest['dtypes'], manifest['headers']
-    )
+    return WeightsFolder(folder, shape, manifest['dtypes'], manifest['headers'])
   except (KeyError, TypeError, json.JSONDecodeError) as error:
     raise WeightsError(f'{path} is damaged: {error!r}') from error
 

@@ -3,6 +3,7 @@
 from mlagent_jax import checkpoint, trajectories
 from mlagent_jax.environment import blobs, cache, fetch, records, task_folder
 from mlagent_jax.exploration import accounting, chat_ideas, embeddings, llm
+from mlagent_jax.model import safetensors_files
 from mlagent_jax.stages import journal, not_finite, session, workdir
 
 EXPECTED = (
@@ -18,6 +19,7 @@ EXPECTED = (
   llm.EndpointError,
   not_finite.NotFiniteError,
   records.SandboxUnavailable,
+  safetensors_files.WeightsError,
   session.ConfigError,
   task_folder.TaskError,
   trajectories.TrajectoryError,

@@ -8,6 +8,7 @@ from flax import nnx
 from mlagent_jax import optim, rollout, sampling
 from mlagent_jax.model import config as model_config
 from mlagent_jax.model import decoder, sharding
+from mlagent_jax.stages import starting_point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Learner:
 
   def untrained(self) -> nnx.State:
     """The parameters that training starts from; the same for a seed."""
-    return decoder.make_model(self.model, self.config.seed, self.mesh)[1]
+    return starting_point.initial_params(self.config, self.model, self.mesh)
 
   def policy(
     self, *, samples_per_prompt: int, batch_size: int, temperature: float
@@ -78,11 +79,9 @@ def _sampler(graphdef, mesh, **options):
 
 
 def make_learner(config, tokenizer) -> Learner:
-  """The learner of a config; the vocabulary is the tokenizer's."""
+  """The learner of a config; its vocabulary holds the tokenizer's."""
   sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.model)
   mesh = None if sizes == (1, 1, 1) else sharding.make_mesh(*sizes)
-  model = model_config.ModelConfig(
-    vocab_size=tokenizer.vocab_size, **config.model
-  )
+  model = starting_point.model_of(config, tokenizer)
   graphdef, shapes = decoder.abstract_model(model)
   return Learner(config, model, graphdef, shapes, mesh, tokenizer)

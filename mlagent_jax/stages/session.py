@@ -167,6 +167,19 @@ def check_config(config, num_devices: int) -> None:
       f'environment.executions_gb: {config.environment.executions_gb} must be'
       ' above 0; environment.reuse_executions = False keeps none'
     )
+  if config.tokenizer.kind == 'huggingface' and not (
+    config.tokenizer.path or config.model.init_from
+  ):
+    raise ConfigError(
+      "tokenizer.path is empty: the kind 'huggingface' needs it, or"
+      ' model.init_from'
+    )
+  if config.model.lora_rank and config.rl.advantage == 'gae':
+    raise ConfigError(
+      f"model.lora_rank {config.model.lora_rank} with rl.advantage 'gae': a"
+      " critic is trained whole, adapters cannot start it; use 'grpo', 'rloo'"
+      " or 'reinforce', or lora_rank 0"
+    )
   _check_rollouts(config)
   both = set(config.tasks.train) & set(config.tasks.held_out)
   if both:

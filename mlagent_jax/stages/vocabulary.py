@@ -10,11 +10,11 @@ def load_or_train(session: Session):
 
   'sentencepiece' is trained on the prompts and actions of the training tasks'
   trajectories, and kept in the work directory; 'huggingface' is read from
-  `tokenizer.path`.
+  `tokenizer.path`, or came with the weights in `model.init_from`.
   """
   settings = session.config.tokenizer
   if settings.kind == 'huggingface':
-    return tokenizer_lib.load(settings.path)
+    return tokenizer_lib.load(settings.path or session.config.model.init_from)
   folder = session.workdir.stage('tokenizer')
   if any(folder.iterdir()):
     return tokenizer_lib.load(folder)

@@ -179,3 +179,17 @@ def test_chat_tokenizer_saves_and_loads(tmp_path):
   again = tokenizer_lib.load(tmp_path)
   assert again.encode_prompt(MESSAGES) == chat.encode_prompt(MESSAGES)
   assert again.stop_ids == chat.stop_ids
+
+
+def test_a_publishers_other_stop_tokens_stop_too(tmp_path):
+  # As Qwen's Instruct models: a turn's end is the tokenizer's end of text.
+  inner = qwen_like(eos='<|im_end|>')
+  tokenizer_lib.ChatTokenizer(inner).save(tmp_path)
+  end, text_end = inner.convert_tokens_to_ids(['<|im_end|>', '<|endoftext|>'])
+  assert tokenizer_lib.load(tmp_path).stop_ids == (end,)
+  (tmp_path / 'generation_config.json').write_text(
+    f'{{"eos_token_id": [{end}, {text_end}]}}'
+  )
+  loaded = tokenizer_lib.load(tmp_path)
+  assert loaded.stop_ids == tuple(sorted((end, text_end)))
+  assert loaded.end_id == end

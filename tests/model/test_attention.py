@@ -11,8 +11,8 @@ from flax import nnx
 from mlagent_jax.model.attention import QUERY_BLOCK, plain_attention
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import abstract_model
-from mlagent_jax.model.layers import contract
 from mlagent_jax.model.layout import Layout, right_padded
+from mlagent_jax.model.linear import contract
 
 
 def _random(seed, *shape):

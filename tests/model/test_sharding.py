@@ -45,11 +45,25 @@ def test_batch_that_does_not_divide():
 
 
 def test_parameter_that_does_not_divide_is_named():
-  config = ModelConfig(1, 16, 6, 2, 4, 24, 32)
+  config = ModelConfig(1, 16, 6, 2, 4, 20, 32)
   with pytest.raises(
-    ValueError, match="blocks.attention.bk.*'kv_heads' of size 2.*8 devices"
+    ValueError, match="blocks.mlp.down.*'ffn' of size 20.*8 devices"
   ):
     make_model(config, 0, sharding.make_mesh(1, 1, 8))
+
+
+def test_heads_that_do_not_divide_are_whole_on_every_device():
+  mesh = sharding.make_mesh(1, 2, 4)
+  _, params = make_model(ModelConfig(1, 16, 8, 2, 4, 24, 32), 0, mesh)
+  attention = params['blocks']['attention']
+  for name, spec in (
+    ('wq', P(None, 'fsdp', 'model', None)),
+    ('wk', P(None, 'fsdp', None, None)),
+    ('bv', P(None, None, None)),
+  ):
+    leaf = attention[name].get_value()
+    wanted = jax.sharding.NamedSharding(mesh, spec)
+    assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim), name
 
 
 def test_constrain_follows_the_mesh_and_needs_none():
