@@ -5,6 +5,7 @@
 What the policy sampled stays as token ids: nothing is tokenised again.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -194,6 +195,10 @@ def play_episodes(
   max_steps: int,
   max_seconds: float,
   seed: int,
+  stream: int = 100,
+  span: Callable[[str], contextlib.AbstractContextManager] = (
+    contextlib.nullcontext
+  ),
   on_done: Callable[[int], None] = lambda done: None,
 ) -> list[records.Trajectory]:
   """Plays whole episodes, all of them in step, one sampling call a step.
@@ -209,6 +214,8 @@ def play_episodes(
     max_steps: of an episode.
     max_seconds: no step of any episode begins later than this.
     seed: of the samples.
+    stream: of the seeds, see `seeds_for`.
+    span: entered around 'sample' and 'wait', for a timeline.
     on_done: called with the number of actions after each round.
 
   Returns:
@@ -233,17 +240,19 @@ def play_episodes(
         episode.ended_by = 'time'
       break
     # Seeds belong to the episode's place, not to who is still alive.
-    seeds = seeds_for(seed=seed, stream=100, step=step, shape=(len(played), 1))
-    replies = policy.sample_replies(
-      params,
-      [prompt_ids(e.task, e.snapshot, e.steps) for _, e in alive],
-      seeds[[index for index, _ in alive]],
-    )
+    shape = len(played), 1
+    seeds = seeds_for(seed=seed, stream=stream, step=step, shape=shape)
+    prompts = [prompt_ids(e.task, e.snapshot, e.steps) for _, e in alive]
+    with span('sample'):
+      replies = policy.sample_replies(
+        params, prompts, seeds[[index for index, _ in alive]]
+      )
     tickets = [
       dispatcher.submit(e.task, e.snapshot, reply[0].text)
       for (_, e), reply in zip(alive, replies, strict=True)
     ]
-    dispatcher.wait(tickets)
+    with span('wait'):
+      dispatcher.wait(tickets)
     for (_, episode), (reply,), ticket in zip(
       alive, replies, tickets, strict=True
     ):

@@ -1,17 +1,18 @@
 """What RL sampled and what became of it, on disk before it is used.
 
-For every batch two files: NNNNNN.sampled.json when it was sampled, before
-anything is executed, and NNNNNN.trained.json before the update with that
-number: which samples it trains on, with their outcomes and rewards, and which
-were given up. A sample is (batch, row, slot); over a whole run each is named
-by exactly one NNNNNN.trained.json.
+For every batch of single actions two files: NNNNNN.sampled.json when it was
+sampled, before anything is executed, and NNNNNN.trained.json before the update
+with that number: which samples it trains on, with their outcomes and rewards,
+and which were given up. A sample is (batch, row, slot); over a whole run each
+is named by exactly one NNNNNN.trained.json. Whole episodes (`rl.mode`
+'episode') are in NNNNNN.episodes.json.
 """
 
 import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mlagent_jax import rollout, trajectories
 from mlagent_jax.environment import records
@@ -114,6 +115,13 @@ class Journal:
     }
     self._write(f'{number:06d}.trained', content)
 
+  def write_episodes(
+    self, number: int, played: Sequence[records.Trajectory]
+  ) -> None:
+    """Writes the episodes of update `number`; the whole file or none."""
+    content = {'episodes': [trajectories.to_dict(one) for one in played]}
+    self._write(f'{number:06d}.episodes', content)
+
   def sampled(self, number: int) -> Sampled | None:
     """What `write_sampled` wrote, float for float; None if there is none.
 
@@ -129,6 +137,14 @@ class Journal:
       JournalError: if the file is damaged.
     """
     return self._read(f'{number:06d}.trained', _trained)
+
+  def episodes(self, number: int) -> list[records.Trajectory] | None:
+    """What `write_episodes` wrote, float for float; None if there is none.
+
+    Raises:
+      JournalError: if the file is damaged.
+    """
+    return self._read(f'{number:06d}.episodes', _episodes)
 
   def _write(self, name: str, content: dict) -> None:
     digest = _digest(content)
@@ -150,7 +166,7 @@ class Journal:
     except (ValueError, KeyError, TypeError) as error:
       raise JournalError(
         f'{path} is damaged ({error}); delete it, and that is'
-        f' {"sampled" if name.endswith("sampled") else "executed"} again'
+        f' {"executed" if name.endswith("trained") else "sampled"} again'
       ) from error
 
 
@@ -183,6 +199,10 @@ def _reply(values: dict) -> rollout.Reply:
       'logps': tuple(values['logps']),
     }
   )
+
+
+def _episodes(content: dict) -> list[records.Trajectory]:
+  return [trajectories.from_dict(one) for one in content['episodes']]
 
 
 def _trained(content: dict) -> Trained:
