@@ -154,6 +154,13 @@ def get_config() -> config_dict.ConfigDict:
 
   config.rl = config_dict.ConfigDict()
   config.rl.steps = 30
+  # 'step': single actions in recorded states; 'episode', the baseline: whole
+  # episodes of `episode_steps`, `samples_per_state` for each of
+  # `states_per_batch` starts (the tasks take turns).
+  config.rl.mode = 'step'
+  config.rl.episode_steps = 15
+  # 'sum' of the steps' rewards, or 'final': as if the way were one edit.
+  config.rl.episode_return = 'sum'
   config.rl.states_per_batch = 16
   config.rl.samples_per_state = 8
   config.rl.micro_batches = 1

@@ -16,9 +16,12 @@ where the shards are, and is the same on every mesh.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,7 +86,8 @@ class Checkpointer:
 
     Raises:
       TypeError: if `extra` does not fit in JSON.
-      CheckpointError: if there is a checkpoint of this or a later step.
+      CheckpointError: if there is a checkpoint of this or a later step, or
+        the disk is full; what was saved before stays as it is.
     """
     latest = self.latest_step()
     if latest is not None and step <= latest:
@@ -97,13 +101,26 @@ class Checkpointer:
       'leaves': _describe(arrays, _digests(arrays)),
       'extra': dict(extra),
     }
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(arrays),
-        manifest=ocp.args.JsonSave(manifest | {'sha256': _sha256(manifest)}),
-      ),
+    args = ocp.args.Composite(
+      state=ocp.args.PyTreeSave(arrays),
+      manifest=ocp.args.JsonSave(manifest | {'sha256': _sha256(manifest)}),
     )
+    try:
+      self._manager.save(step, args=args)
+    except (OSError, ValueError) as error:
+      # TensorStore says it in a ValueError's text.
+      full = os.strerror(errno.ENOSPC)
+      if full not in str(error):
+        raise
+      for part in self._folder.glob(f'{step}.*tmp*'):
+        shutil.rmtree(part, ignore_errors=True)
+      kept = 'there is none before it'
+      if latest is not None:
+        kept = f'that of step {latest} is whole'
+      raise CheckpointError(
+        f'{full}: no room for the checkpoint of step {step} in'
+        f' {self._folder}; {kept}. Free some space, and start again'
+      ) from error
 
   def restore(self, state_template, step: int | None = None):
     """Restores a state, bit for bit, onto the shardings of a template.

@@ -213,3 +213,49 @@ def test_kill_in_the_middle_of_a_save_keeps_the_previous_one(tmp_path):
     checkpoints.save(2, state, {'n': 2})
     assert checkpoints.latest_step() == 2
   assert sorted(path.name for path in tmp_path.iterdir()) == ['1', '2']
+
+
+_DISK_OF_14_MB = """
+import pathlib, sys
+import jax.numpy as jnp, numpy as np
+from mlagent_jax.checkpoint import Checkpointer, CheckpointError
+folder = pathlib.Path(sys.argv[1])
+bits = np.random.default_rng(0).integers(0, 2**32, 2**21, dtype=np.uint32)
+state = {'x': jnp.asarray(bits)}  # 8 MiB that do not compress
+with Checkpointer(folder, max_to_keep=2, fingerprint='a') as checkpoints:
+  checkpoints.save(1, state, {'n': 1})
+  try:
+    checkpoints.save(2, state, {'n': 2})
+  except CheckpointError as error:
+    print(error)
+with Checkpointer(folder, max_to_keep=2, fingerprint='a') as checkpoints:
+  assert checkpoints.latest_step() == 1
+  restored, extra = checkpoints.restore({'x': jnp.zeros_like(state['x'])})
+  assert extra == {'n': 1}
+  assert np.array_equal(restored['x'], bits)
+  # A smaller one finds the room that the failed one took.
+  checkpoints.save(2, {'x': state['x'][: 2**20]}, {'n': 2})
+  assert checkpoints.latest_step() == 2
+assert sorted(path.name for path in folder.iterdir()) == ['1', '2']
+"""
+
+
+@pytest.mark.bwrap
+def test_a_full_disk_keeps_the_previous_one(tmp_path):
+  disk = ['bwrap', '--dev-bind', '/', '/', '--size', str(14 * 2**20)]
+  done = subprocess.run(
+    [
+      *disk,
+      '--tmpfs',
+      tmp_path,
+      sys.executable,
+      '-c',
+      _DISK_OF_14_MB,
+      tmp_path,
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert 'No space left on device' in done.stdout
+  assert 'that of step 1 is whole' in done.stdout

@@ -57,7 +57,7 @@ class EpisodeRollouts:
       temperature=self._settings.temperature,
     )
     self._journal = journal.Journal(session.workdir.stage('rl') / 'rollouts')
-    self._begun: dict[int, object] = {}
+    self._played: list[records.Trajectory] = []
 
   def state(self) -> dict:
     """Nothing: batches depend on their number and the parameters alone."""
@@ -67,22 +67,28 @@ class EpisodeRollouts:
     """As `state`: there is nothing to restore."""
 
   def begin(self, number: int, params, version: int) -> None:
-    """Keeps what `collect` plays with: an action needs the one before."""
-    del version  # always the last: there is no staleness
-    self._begun = {number: params}
+    """Plays the episodes of update `number`, or reads them from disk.
 
-  def collect(self, number: int) -> Batch:
-    """Plays the episodes of update `number`; they are on disk on return.
+    Args:
+      number: of the batch.
+      params: of the policy; an action needs the one before, so that all of
+        the batch is played here and with these.
+      version: finished updates of them, always number - 1.
 
     Raises:
       SandboxUnavailable: if there were no workers for too long.
     """
-    played = self._journal.episodes(number)
-    if played is None:
-      played = self._play(number, self._begun[number])
-      self._journal.write_episodes(number, played)
+    del version
+    self._played = self._journal.episodes(number)
+    if self._played is None:
+      self._played = self._play(number, params)
+      self._journal.write_episodes(number, self._played)
+
+  def collect(self, number: int) -> Batch:
+    """What was begun last."""
+    del number
     return batch_of(
-      played,
+      self._played,
       self._session.scales,
       self._prompt_ids,
       stop_ids=self._stop_ids,

@@ -28,6 +28,8 @@ from mlagent_jax.exploration import diversity, embeddings
 from mlagent_jax.stages import chat_models, rl_checks, run_log, workdir
 
 POOLS = ('balanced', 'distinct', 'uniform')
+RL_MODES = ('step', 'episode')
+EPISODE_RETURNS = ('sum', 'final')
 TOKENIZERS = ('sentencepiece', 'huggingface')
 # What a stage reads of an earlier one.
 NEEDS = {'sft': 'collect', 'rl': 'sft', 'evaluate': 'collect'}
@@ -148,6 +150,8 @@ def check_config(config, num_devices: int) -> None:
     ('agent.protocol', config.agent.protocol, prompts.PROTOCOLS),
     ('tokenizer.kind', config.tokenizer.kind, TOKENIZERS),
     ('rl.pool', config.rl.pool, POOLS),
+    ('rl.mode', config.rl.mode, RL_MODES),
+    ('rl.episode_return', config.rl.episode_return, EPISODE_RETURNS),
     ('environment.pool', config.environment.pool, workers.KINDS),
     ('agent.editor', config.agent.editor, chat_models.EDITORS),
     ('collect.expert', config.collect.expert, chat_models.EXPERTS),
@@ -204,6 +208,21 @@ def _check_rollouts(config) -> None:
       f'rl.max_late_staleness {late}: a late sample has a staleness of'
       f' {usual + 1} at least (rl.max_staleness is {usual}); raise it, or set'
       ' it to 0 to drop what is late'
+    )
+  if settings.mode == 'step':
+    return
+  for key in ('max_staleness', 'deadline_seconds', 'max_late_staleness'):
+    if settings[key]:
+      raise ConfigError(
+        f"rl.{key}: {settings[key]} is for rl.mode 'step'; an action of an"
+        ' episode needs the one before, so it must be 0'
+      )
+  if settings.episode_steps < 1:
+    raise ConfigError(f'rl.episode_steps: {settings.episode_steps} is below 1')
+  if settings.advantage == 'gae':
+    raise ConfigError(
+      "rl.advantage: 'gae' takes one action for an episode; with rl.mode"
+      " 'episode' choose grpo, rloo or reinforce"
     )
 
 

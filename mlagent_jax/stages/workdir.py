@@ -12,6 +12,8 @@ import pathlib
 
 from ml_collections import config_dict
 
+from mlagent_jax.environment import blobs
+
 # Keys that may differ between two starts in one work directory: they change
 # how a run is carried out, not what it computes.
 FREE_KEYS = (
@@ -63,14 +65,19 @@ class Workdir:
 
 
 def write_json(path: pathlib.Path, value, indent: int | None = 2) -> None:
-  """Writes JSON so that a reader sees the old file or the whole new one."""
+  """Writes JSON so that a reader sees the old file or the whole new one.
+
+  Raises:
+    DiskFullError: if there is no room; the old file stays.
+  """
   partial = path.with_suffix(path.suffix + '.partial')
-  with partial.open('w', encoding='utf-8') as file:
-    json.dump(value, file, indent=indent)
-    file.write('\n')
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(path)
+  with blobs.telling_of_a_full_disk(path.parent):
+    with partial.open('w', encoding='utf-8') as file:
+      json.dump(value, file, indent=indent)
+      file.write('\n')
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def read_json(path: pathlib.Path):

@@ -1,0 +1,154 @@
+"""The device's idle share with and without sampling ahead.
+
+  python benchmarks/overlap.py --workdir=runs/overlap
+
+The real RL loop, with a real model, on a real task: sampling and updates run
+on the device, and every action is a script in bubblewrap that takes 1 to 10 s
+on one of 4 workers. Only what the replies say is chosen here (an edit that
+makes the script wait so long before it trains), so that both runs execute the
+same scripts. Runs `rl.max_staleness` 0, 1 and 2 one after the other, from the
+same parameters; executions are not reused. The last line is JSON: the peer is
+staleness 0, ours is 1, the ratio that of samples an hour.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import rl_runs
+
+SHORTEST, LONGEST = 0.5, 9.0  # seconds of waiting; the script itself comes on
+EDIT = (
+  'Thought: wait\nAction: Edit Script Lines\nAction Input: {"script_name":'
+  ' "train.py", "start_line_number": "1", "end_line_number": "1",'
+  ' "replacement": "import pandas as pd, time; time.sleep(%.3f)"}'
+)
+
+
+def config_of(args):
+  from configs import base
+
+  config = base.get_config()
+  config.tasks.train = ('cells',)
+  config.tasks.held_out = ()
+  config.environment.sandbox = 'bubblewrap'
+  config.environment.workers = args.workers
+  config.environment.reuse_executions = False
+  # Large enough for a step of the device to take seconds on 2 cores.
+  config.model.num_layers = args.layers
+  config.model.embed_dim = 512
+  config.model.num_heads = 8
+  config.model.num_kv_heads = 8
+  config.model.head_dim = 64
+  config.model.ffn_dim = 1536
+  config.collect.trajectories_per_task = 8
+  config.collect.max_steps = 1
+  config.sft.steps = 1  # what the model says is not used
+  config.sft.prompts_per_batch = 2
+  config.fixed_set.states = 1
+  config.fixed_set.samples = 2
+  config.rl.steps = args.steps
+  config.rl.states_per_batch = args.states
+  config.rl.samples_per_state = args.samples
+  config.rl.checkpoint_every = args.steps
+  return config
+
+
+class Waiting:
+  """Samples with the model, and says something else.
+
+  Args:
+    policy: the model's.
+  """
+
+  def __init__(self, policy):
+    self._policy = policy
+
+  def sample_replies(self, params, prompts, seeds):
+    replies = self._policy.sample_replies(params, prompts, seeds)
+    return [
+      [self._instead(reply, int(seed)) for reply, seed in zip(*pair)]
+      for pair in zip(replies, seeds)
+    ]
+
+  def _instead(self, reply, seed):
+    seconds = np.random.default_rng(seed).uniform(SHORTEST, LONGEST)
+    return dataclasses.replace(reply, text=EDIT % seconds)
+
+
+def waiting(learner):
+  """The learner, whose policy is `Waiting`."""
+
+  class WaitingLearner(type(learner)):
+    def policy(self, **options):
+      return Waiting(super().policy(**options))
+
+  fields = {
+    f.name: getattr(learner, f.name) for f in dataclasses.fields(learner)
+  }
+  return WaitingLearner(**fields)
+
+
+def figures(rows, config) -> dict:
+  """Over all steps but the first two (which compile) and the last ones.
+
+  At the end nothing is left to sample ahead.
+  """
+  last = config.rl.steps - config.rl.max_staleness
+  steady = [row for row in rows if 2 < row['step'] <= last]
+  seconds = sum(row['step_seconds'] for row in steady)
+  script = sum(row['script_seconds'] for row in steady)
+  return {
+    'idle_share': sum(row['wait_seconds'] for row in steady) / seconds,
+    'samples_per_hour': 3600 * sum(row['samples'] for row in steady) / seconds,
+    'device_seconds_per_step': float(
+      np.median(
+        [row['sample_seconds'] + row['update_seconds'] for row in steady]
+      )
+    ),
+    'step_seconds': float(np.median([row['step_seconds'] for row in steady])),
+    'workers_busy': script / seconds / config.environment.workers,
+    'staleness': float(np.mean([row['staleness'] for row in steady])),
+  }
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--workdir', type=pathlib.Path, required=True)
+  parser.add_argument('--steps', type=int, default=9)
+  parser.add_argument('--states', type=int, default=2)
+  parser.add_argument('--samples', type=int, default=4)
+  parser.add_argument('--workers', type=int, default=4)
+  parser.add_argument('--layers', type=int, default=6)
+  args = parser.parse_args()
+  config = config_of(args)
+  start = rl_runs.tuned(config, args.workdir / 'tuned')
+  found = {}
+  for staleness in (0, 1, 2):
+    config.rl.max_staleness = staleness
+    folder = args.workdir / f'staleness{staleness}'
+    rl_runs.start_of(config, start, folder)
+    rows = rl_runs.run_rl(config, folder, waiting)
+    found[staleness] = figures(rows, config)
+    print(f'staleness {staleness}: {json.dumps(found[staleness])}')
+  rates = {k: v['samples_per_hour'] for k, v in found.items()}
+  print(
+    json.dumps(
+      {
+        'name': 'overlap',
+        'ours': rates[1],
+        'peer': rates[0],
+        'ratio': rates[1] / rates[0],
+        'idle_share': {k: v['idle_share'] for k, v in found.items()},
+        'machine': rl_runs.machine(),
+      }
+    )
+  )
+
+
+if __name__ == '__main__':
+  main()
