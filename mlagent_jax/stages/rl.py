@@ -9,6 +9,9 @@ executed, so that the device works while scripts run (docs/rl_loop.md). What
 was sampled is in rollouts/ before it is executed, and what became of it before
 an update uses it, so that a killed run repeats its steps with the same tokens
 and rewards and arrives at the same parameters, bit for bit.
+
+`rl.mode` 'episode' is the baseline: the same loop and updates over whole
+episodes (`stages.episodes`).
 """
 
 import collections
@@ -19,6 +22,7 @@ import numpy as np
 from mlagent_jax import checkpoint
 from mlagent_jax.environment import records
 from mlagent_jax.stages import (
+  episodes,
   fixed_set,
   rl_update,
   rollouts,
@@ -46,7 +50,11 @@ def run(
   trainer = rl_update.make_trainer(learner)
   state = rl_update.make_state(learner, reference)
   spans = timeline.Timeline(settings.timeline_steps)
-  source = rollouts.StepRollouts(
+  kinds = {
+    'step': rollouts.StepRollouts,
+    'episode': episodes.EpisodeRollouts,
+  }
+  source = kinds[settings.mode](
     session,
     learner,
     states,
@@ -140,6 +148,13 @@ def _figures(batch: rollouts.Batch, metrics: dict) -> dict:
   figures['reused'] = sum(done.outcome.cached for done in ran)
   figures['executions'] = len(ran) - figures['reused']
   figures['hit_rate'] = figures['reused'] / max(1, len(ran))
+  # What all of it cost; a reused run as much as the first one did.
+  figures['script_seconds'] = sum(done.outcome.seconds for done in executed)
+  figures['prompt_tokens'] = sum(
+    len(row.prompt_ids) for row in batch.rows if row is not None
+  )
+  # With a reward to be compared: an action, or a whole episode.
+  figures['returns'] = len({*batch.owners[batch.trained].tolist()})
   figures['staleness'] = float(np.mean(batch.staleness))
   figures['staleness_max'] = max(batch.staleness)
   figures['late'] = batch.late

@@ -16,6 +16,13 @@ def row_name(row) -> str:
   return f'{row.trajectory_id}/{row.step_index}' if row else ''
 
 
+def prompt_length(config, states) -> int:
+  """P: of the longest prompt of the pool, or of any episode."""
+  if config.rl.mode == 'step':
+    return states.prompt_length
+  return -(-config.agent.max_prompt_tokens // 16) * 16
+
+
 def host_batch(learner, prompt_length: int, taken) -> dict[str, np.ndarray]:
   """The layout and what was recorded, as NumPy arrays.
 
@@ -38,7 +45,7 @@ def host_batch(learner, prompt_length: int, taken) -> dict[str, np.ndarray]:
     ],
     prompt_length=prompt_length,
     action_length=learner.config.agent.max_action_tokens,
-    samples=learner.config.rl.samples_per_state,
+    samples=len(taken.slots[0]),
     pad_id=learner.tokenizer.pad_id,
   )
   sampler = np.zeros(batch['mask'].shape, np.float32)

@@ -220,7 +220,8 @@ def update(
     NotFiniteError: if a loss or gradient is NaN or infinite.
   """
   settings = learner.config.rl
-  host = rl_batch.host_batch(learner, states.prompt_length, taken)
+  P = rl_batch.prompt_length(learner.config, states)
+  host = rl_batch.host_batch(learner, P, taken)
   batch = train_state.put_batch(host, learner.mesh)
   updates = settings.epochs * settings.mini_batches
   critic_alone = (

@@ -56,6 +56,11 @@ class Batch:
   dropped: int = 0
 
   @property
+  def trained(self) -> np.ndarray:
+    """[R, G] bool, where there is something to train."""
+    return np.array([[done is not None for done in row] for row in self.slots])
+
+  @property
   def executed(self) -> list[rollout.Executed]:
     """What is trained, row by row."""
     return [done for row in self.slots for done in row if done is not None]

@@ -25,11 +25,15 @@ from mlagent_jax.environment import (
 )
 from mlagent_jax.environment.sandbox.docker import IMAGE
 from mlagent_jax.exploration import diversity, embeddings
-from mlagent_jax.stages import chat_models, rl_checks, run_log, workdir
+from mlagent_jax.stages import (
+  chat_models,
+  rl_checks,
+  rollout_checks,
+  run_log,
+  workdir,
+)
 
 POOLS = ('balanced', 'distinct', 'uniform')
-RL_MODES = ('step', 'episode')
-EPISODE_RETURNS = ('sum', 'final')
 TOKENIZERS = ('sentencepiece', 'huggingface')
 # What a stage reads of an earlier one.
 NEEDS = {'sft': 'collect', 'rl': 'sft', 'evaluate': 'collect'}
@@ -144,14 +148,13 @@ def check_config(config, num_devices: int) -> None:
     )
   try:
     rl_checks.check(config)
+    rollout_checks.check(config)
   except ValueError as error:
     raise ConfigError(str(error)) from error
   for key, value, choices in (
     ('agent.protocol', config.agent.protocol, prompts.PROTOCOLS),
     ('tokenizer.kind', config.tokenizer.kind, TOKENIZERS),
     ('rl.pool', config.rl.pool, POOLS),
-    ('rl.mode', config.rl.mode, RL_MODES),
-    ('rl.episode_return', config.rl.episode_return, EPISODE_RETURNS),
     ('environment.pool', config.environment.pool, workers.KINDS),
     ('agent.editor', config.agent.editor, chat_models.EDITORS),
     ('collect.expert', config.collect.expert, chat_models.EXPERTS),
@@ -184,46 +187,9 @@ def check_config(config, num_devices: int) -> None:
       " critic is trained whole, adapters cannot start it; use 'grpo', 'rloo'"
       " or 'reinforce', or lora_rank 0"
     )
-  _check_rollouts(config)
   both = set(config.tasks.train) & set(config.tasks.held_out)
   if both:
     raise ConfigError(f'tasks: {sorted(both)} are both trained and held out')
-
-
-def _check_rollouts(config) -> None:
-  """What `check_config` checks of the rollouts of RL."""
-  settings = config.rl
-  for key in ('max_staleness', 'max_late_staleness', 'timeline_steps'):
-    if settings[key] < 0:
-      raise ConfigError(f'rl.{key}: {settings[key]} is below 0')
-  for key, value in (
-    ('rl.deadline_seconds', settings.deadline_seconds),
-    ('environment.max_outage_minutes', config.environment.max_outage_minutes),
-  ):
-    if value < 0:
-      raise ConfigError(f'{key}: {value} is below 0')
-  late, usual = settings.max_late_staleness, settings.max_staleness
-  if 0 < late <= usual:
-    raise ConfigError(
-      f'rl.max_late_staleness {late}: a late sample has a staleness of'
-      f' {usual + 1} at least (rl.max_staleness is {usual}); raise it, or set'
-      ' it to 0 to drop what is late'
-    )
-  if settings.mode == 'step':
-    return
-  for key in ('max_staleness', 'deadline_seconds', 'max_late_staleness'):
-    if settings[key]:
-      raise ConfigError(
-        f"rl.{key}: {settings[key]} is for rl.mode 'step'; an action of an"
-        ' episode needs the one before, so it must be 0'
-      )
-  if settings.episode_steps < 1:
-    raise ConfigError(f'rl.episode_steps: {settings.episode_steps} is below 1')
-  if settings.advantage == 'gae':
-    raise ConfigError(
-      "rl.advantage: 'gae' takes one action for an episode; with rl.mode"
-      " 'episode' choose grpo, rloo or reinforce"
-    )
 
 
 @contextlib.contextmanager
