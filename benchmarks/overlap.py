@@ -78,25 +78,22 @@ class Waiting:
     return dataclasses.replace(reply, text=EDIT % seconds)
 
 
-def waiting(learner):
-  """The learner, whose policy is `Waiting`."""
+def say_waits() -> None:
+  """From now on every policy is `Waiting`."""
+  from mlagent_jax.stages import learner
 
-  class WaitingLearner(type(learner)):
-    def policy(self, **options):
-      return Waiting(super().policy(**options))
-
-  fields = {
-    f.name: getattr(learner, f.name) for f in dataclasses.fields(learner)
-  }
-  return WaitingLearner(**fields)
+  policy = learner.Learner.policy
+  learner.Learner.policy = lambda self, **options: Waiting(
+    policy(self, **options)
+  )
 
 
 def figures(rows, config) -> dict:
-  """Over all steps but the first two (which compile) and the last ones.
+  """Over all steps but the first two, which compile, and the last ones.
 
   At the end nothing is left to sample ahead.
   """
-  last = config.rl.steps - config.rl.max_staleness
+  last = config.rl.steps - 1 - config.rl.max_staleness
   steady = [row for row in rows if 2 < row['step'] <= last]
   seconds = sum(row['step_seconds'] for row in steady)
   script = sum(row['script_seconds'] for row in steady)
@@ -126,13 +123,15 @@ def main():
   parser.add_argument('--layers', type=int, default=6)
   args = parser.parse_args()
   config = config_of(args)
-  start = rl_runs.tuned(config, args.workdir / 'tuned')
+  tuned = args.workdir / 'tuned'
+  rl_runs.run_stages(config, tuned, 'collect', 'sft')
+  say_waits()
   found = {}
   for staleness in (0, 1, 2):
     config.rl.max_staleness = staleness
     folder = args.workdir / f'staleness{staleness}'
-    rl_runs.start_of(config, start, folder)
-    rows = rl_runs.run_rl(config, folder, waiting)
+    rl_runs.start_of(config, tuned, folder)
+    rows = rl_runs.run_rl(config, folder)
     found[staleness] = figures(rows, config)
     print(f'staleness {staleness}: {json.dumps(found[staleness])}')
   rates = {k: v['samples_per_hour'] for k, v in found.items()}

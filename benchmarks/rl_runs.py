@@ -12,6 +12,7 @@ import pathlib
 import platform
 import shutil
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -19,15 +20,22 @@ sys.path.insert(0, str(ROOT))
 COMMON = ('collect', 'sft', 'tokenizer', 'blobs')
 
 
-def tuned(config, folder: pathlib.Path) -> pathlib.Path:
-  """Collects and fine-tunes in `folder`, as far as that is not done."""
+def run_stages(config, folder: pathlib.Path, *stages: str) -> None:
+  """Runs the stages that are not complete."""
+  import jax
+
   from mlagent_jax import train
-  from mlagent_jax.stages import processes
+  from mlagent_jax.stages import session
 
   config = config.copy_and_resolve_references()
-  config.stages = ('collect', 'sft')
-  train.train(config, folder, processes.Processes())
-  return folder
+  config.stages = stages
+  with session.open_session(config, folder, jax.device_count()) as live:
+    for stage in stages:
+      if live.workdir.result(stage) is None:
+        start = time.monotonic()
+        result = train.run_stage(live, stage)
+        seconds = time.monotonic() - start
+        live.workdir.finish(stage, {'result': result, 'seconds': seconds})
 
 
 def start_of(config, tuned_folder: pathlib.Path, folder: pathlib.Path):
@@ -47,24 +55,12 @@ def start_of(config, tuned_folder: pathlib.Path, folder: pathlib.Path):
     path.write_text(json.dumps(manifest | {'sha256': digest}))
 
 
-def run_rl(
-  config, folder: pathlib.Path, change_learner=lambda learner: learner
-):
-  """The RL stage; returns its rows of metrics.jsonl, by step."""
-  import jax
+def run_rl(config, folder: pathlib.Path) -> list[dict]:
+  """The RL stage; returns its rows of metrics.jsonl."""
+  from mlagent_jax.stages import run_log
 
-  from mlagent_jax.stages import learner as learner_lib
-  from mlagent_jax.stages import rl, run_log, session, states, vocabulary
-
-  config = config.copy_and_resolve_references()
-  config.stages = ('rl',)
-  with session.open_session(config, folder, jax.device_count()) as live:
-    tokenizer = vocabulary.load_or_train(live)
-    learner = learner_lib.make_learner(config, tokenizer, live.processes)
-    known = states.load_states(live, tokenizer)
-    rl.run(live, change_learner(learner), known)
-  rows = run_log.read_metrics(folder)
-  return [row for row in rows if row['stage'] == 'rl']
+  run_stages(config, folder, 'rl')
+  return [row for row in run_log.read_metrics(folder) if row['stage'] == 'rl']
 
 
 def machine() -> str:
