@@ -18,6 +18,7 @@ import pytest
 from mlagent_jax import rollout
 from mlagent_jax.stages import (
   collect,
+  episodes,
   journal,
   rollouts,
   session,
@@ -33,6 +34,7 @@ from configs import base  # noqa: E402
 pytestmark = pytest.mark.timeout(600)
 
 LOOK = 'Action: List Files\nAction Input: {"dir_path": "."}'
+FINAL = 'Action: Final Answer\nAction Input: {"final_answer": "done"}'
 # Not the same script twice: nothing of it is in the cache.
 SLOW = (
   'Action: Edit Script Lines\nAction Input: {"script_name": "train.py",'
@@ -124,6 +126,25 @@ def opened(collected, tmp_path):
 
   with stack:
     yield open_one
+
+
+class Player:
+  """A policy for episodes: looks, and in its third action answers."""
+
+  calls = 0
+
+  class tokenizer:  # noqa: N801 - what a learner has
+    stop_ids = (2,)
+
+  def policy(self, **_):
+    return self
+
+  def sample_replies(self, params, prompts, seeds):
+    self.calls += 1
+    text = f'Thought: version {params}\n'
+    text += FINAL if self.calls % 3 == 0 else LOOK
+    ids = [(int(seed) % 5 + 3, 2) for seed in seeds[:, 0]]
+    return [[rollout.Reply(text, pair, (-0.5, -0.25), True)] for pair in ids]
 
 
 def source_of(live, known, writer):
@@ -272,3 +293,28 @@ def test_late_samples_survive_a_restart(opened):
     if done is not None
   ]
   assert any('sleep(1.5)' in text for text in trained)
+
+
+def test_whole_episodes_are_played_once(opened):
+  live, known = opened(mode='episode', steps=2, episode_steps=5)
+  dispatcher, spans = live.dispatcher(), timeline.Timeline(0)
+  player = Player()
+  source = episodes.EpisodeRollouts(live, player, known, dispatcher, spans)
+  batches, _ = loop(live, source)
+  assert player.calls == 6  # three actions, and it has answered
+  for number, batch in batches.items():
+    assert len(batch.rows) == 2 * 3 * 5
+    assert len(batch.executed) == 2 * 3 * 3
+    np.testing.assert_allclose(batch.rewards, np.full((2, 3), 1.5))
+    texts = {done.reply.text.split('\n')[0] for done in batch.executed}
+    assert texts == {f'Thought: version {number - 1}'}
+    # Prompts grow, and the second is not the first.
+    first, second, third = (row.prompt_ids for row in batch.rows[:3])
+    assert first != second != third
+  # After a restart they are read, not played.
+  source = episodes.EpisodeRollouts(live, player, known, dispatcher, spans)
+  again, _ = loop(live, source)
+  assert player.calls == 6
+  for number, batch in again.items():
+    assert batch.rows == batches[number].rows
+    assert batch.slots == batches[number].slots

@@ -38,6 +38,7 @@ SMALL = (
   'rl.states_per_batch=2',
   'rl.samples_per_state=4',
   'rl.checkpoint_every=2',
+  'rl.max_staleness=1',
   'rl.entropy_coef=0.01',  # so that there is a loss whatever the rewards are
   'rl.epochs=2',
   'evaluate.episodes=2',

@@ -3,11 +3,12 @@
 import pathlib
 
 import matplotlib
+import numpy as np
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
 
-from mlagent_jax.stages import run_log  # noqa: E402
+from mlagent_jax.stages import run_log, timeline  # noqa: E402
 
 # Outcome kinds by what they mean; green edits, grey looks, red mistakes.
 SHARES = (
@@ -46,13 +47,15 @@ def _series(rows, stage, name):
 def draw_curves(workdir: pathlib.Path, results: dict) -> pathlib.Path:
   """Draws what metrics.jsonl and the results have so far; returns the path."""
   rows = run_log.read_metrics(workdir)
-  figure, axes = plt.subplots(2, 3, figsize=(15, 8), constrained_layout=True)
+  figure, axes = plt.subplots(2, 4, figsize=(20, 8), constrained_layout=True)
   _draw_sft(axes[0, 0], rows)
   _draw_rewards(axes[0, 1], rows, results.get('rl', {}))
   _draw_shares(axes[0, 2], rows)
   _draw_kl(axes[1, 0], rows)
   _draw_executions(axes[1, 1], rows)
   _draw_evaluation(axes[1, 2], results.get('evaluate', {}))
+  _draw_seconds(axes[0, 3], rows)
+  _draw_staleness(axes[1, 3], rows)
   path = workdir / 'curves.png'
   figure.savefig(path, dpi=110)
   plt.close(figure)
@@ -106,6 +109,33 @@ def _draw_executions(axis, rows):
   for name, color in (('executions', '#33658a'), ('reused', '#9aa5b1')):
     axis.plot(*_series(rows, 'rl', name), color=color, label=name)
   axis.set(title='RL: scripts run and results reused', xlabel='step')
+  axis.legend(fontsize=8)
+
+
+def _draw_seconds(axis, rows):
+  kinds = ('sample', 'update', 'checkpoint', 'wait')
+  rl = sorted((r for r in rows if r['stage'] == 'rl'), key=lambda r: r['step'])
+  stacks = [[r.get(f'{kind}_seconds', 0.0) for r in rl] for kind in kinds]
+  if rl:
+    axis.stackplot(
+      [r['step'] for r in rl],
+      stacks,
+      colors=[timeline.COLOURS[kind] for kind in kinds],
+      labels=kinds,
+    )
+    # The first steps compile: they would flatten the others.
+    totals = np.sum(stacks, axis=0)
+    axis.set_ylim(0, 1.5 * max(np.quantile(totals, 0.8), 1e-3))
+    axis.legend(fontsize=7, loc='upper right')
+  axis.set(title='RL: what the device does', xlabel='step', ylabel='seconds')
+
+
+def _draw_staleness(axis, rows):
+  for name, color in (('staleness', '#33658a'), ('staleness_max', '#9aa5b1')):
+    axis.plot(*_series(rows, 'rl', name), color=color, label=name)
+  for name, color in (('late', '#e9a23b'), ('dropped', '#d1605e')):
+    axis.plot(*_series(rows, 'rl', name), '.', color=color, label=name)
+  axis.set(title='RL: staleness, late samples', xlabel='step')
   axis.legend(fontsize=8)
 
 
