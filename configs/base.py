@@ -47,7 +47,7 @@ def get_config() -> config_dict.ConfigDict:
   config.tokenizer.path = ''
   config.tokenizer.vocab_size = 2400
 
-  # The product is the number of devices.
+  # The product is the number of devices; -1 for fsdp: what the others leave.
   config.mesh = config_dict.ConfigDict()
   config.mesh.data = 1
   config.mesh.fsdp = 1
@@ -145,6 +145,13 @@ def get_config() -> config_dict.ConfigDict:
   config.sft.steps = 240
   config.sft.prompts_per_batch = 16
   config.sft.actions_per_prompt = 4
+  # 'shared_prompt': prompts_per_batch rows of a prompt and its actions;
+  # 'packed': batch_size rows of max_length tokens, several examples to a row.
+  config.sft.layout = 'shared_prompt'
+  config.sft.batch_size = 16
+  config.sft.max_length = 512
+  # Parts of a batch whose gradients are accumulated; -1: as many as leave every
+  # device of the batch (mesh axes data and fsdp) one row at a time.
   config.sft.micro_batches = 1
   config.sft.learning_rate = 2e-3
   config.sft.schedule = 'cosine'

@@ -291,7 +291,7 @@ def make_critic_loss(*, value_clip):
   return loss_fn
 
 
-def make_sft_loss(*, chunk=128):
+def make_sft_loss(*, chunk=None):
   """loss_fn(model, batch) -> (sum, weight, metrics) of supervised tuning.
 
   The batch is `batching.pack_sft`'s or `batching.group_layout`'s; the weight is
@@ -319,7 +319,7 @@ def make_step_rl_loss(
   entropy_coef=0.0,
   importance_cap=2.0,
   temperature=1.0,
-  chunk=128,
+  chunk=None,
 ):
   """loss_fn(model, batch) -> (sum, weight, metrics) of step-wise RL.
 

@@ -50,6 +50,7 @@ def train(config, folder: pathlib.Path) -> None:
   from mlagent_jax.stages import session as session_lib
   from mlagent_jax.stages import summary
 
+  session_lib.fill_in(config, jax.device_count())
   with session_lib.open_session(config, folder, jax.device_count()) as session:
     for stage in config.stages:
       if session.workdir.result(stage) is not None:

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mlagent_jax.model import splash
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.layers import rotate
 from mlagent_jax.model.layout import Layout
 from mlagent_jax.model.linear import Projections, constant, contract
-from mlagent_jax.model.sharding import constrain
+from mlagent_jax.model.sharding import constrain, platform
 
 # Finite, so that a row of padding, which sees nothing, stays free of NaN.
 _MASKED = float(jnp.finfo(jnp.float32).min)
@@ -34,6 +35,8 @@ def prepare(layout: Layout) -> Attend:
     attend(q [B, T, N, H], k [B, T, K, H], v [B, T, K, H]) -> [B, T, N, H].
     What it returns for padding tokens (segment 0) is finite and meaningless.
   """
+  if platform() == 'tpu':
+    return splash.prepare(layout)
   return functools.partial(plain_attention, layout=layout)
 
 

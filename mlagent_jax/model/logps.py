@@ -13,21 +13,31 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mlagent_jax.model.layout import layout_of
-from mlagent_jax.model.sharding import constrain, map_parts, on_mesh
+from mlagent_jax.model.sharding import (
+  constrain,
+  map_parts,
+  on_each_device,
+  on_mesh,
+  split_over,
+)
 
 
 def token_logps(
-  hidden, head, targets, *, chunk=128, temperature=1.0, entropy_gradient=False
+  hidden, head, targets, *, chunk=None, temperature=1.0, entropy_gradient=False
 ):
   """Log-probabilities of targets, and entropies, without [B, T, V] in memory.
 
-  Logits exist for `chunk` positions at a time, forward and backward.
+  Logits exist for `chunk` positions at a time, forward and backward. On a mesh
+  every device has its own rows and its own part of the vocabulary; the head is
+  gathered over its other axis once, and its gradient summed over devices once,
+  not once a chunk.
 
   Args:
     hidden: [B, T, D], after the final norm.
     head: [D, V], the output weight.
     targets: [B, T] int32.
-    chunk: positions of T computed at once: B * chunk * V * 4 bytes.
+    chunk: positions of T computed at once, B * chunk * V * 4 bytes; by default
+      128, or a sixteenth of T if that is more.
     temperature: divides the logits; the distribution is the sampler's.
     entropy_gradient: whether gradients flow through the entropy; it costs
       nothing in the backward pass otherwise.
@@ -35,9 +45,26 @@ def token_logps(
   Returns:
     (logps, entropy): [B, T] float32 each.
   """
+
+  def local(hidden, head, targets):
+    head = jax.lax.all_gather(head, split_over('embed'), axis=0, tiled=True)
+    return _token_logps(
+      hidden, head, targets, chunk, temperature, entropy_gradient
+    )
+
+  rows = ('batch', None)
+  return on_each_device(
+    local, [(*rows, None), ('embed', 'vocab'), rows], (rows, rows)
+  )(hidden, head.astype(hidden.dtype), targets)
+
+
+def _token_logps(hidden, head, targets, chunk, temperature, entropy_gradient):
+  """`token_logps` of one device: hidden [b, T, D], head [D, v]."""
   B, T, _ = hidden.shape
-  head = head.astype(hidden.dtype)
-  chunk = min(chunk, T)
+  V = head.shape[1]
+  devices = split_over('vocab')  # what they sum are the parts of V
+  first = jax.lax.axis_index(devices) * V if devices else 0
+  chunk = min(chunk or max(128, -(-T // 16)), T)
   chunks = -(-T // chunk)
 
   def split(x):  # [B, T, …] -> [chunks, B, chunk, …]
@@ -51,15 +78,19 @@ def token_logps(
     logits = jnp.einsum(
       'btd,dv->btv', hidden, head, preferred_element_type=jnp.float32
     )
-    logits = constrain(logits, ('batch', None, 'vocab')) / temperature
+    logits /= temperature
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    # A masked sum and not a gather: V may be split over devices.
-    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
-    logps = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - log_z
+    top = jax.lax.pmax(jax.lax.stop_gradient(log_z), devices)
+    log_z = jnp.log(jax.lax.psum(jnp.exp(log_z - top), devices)) + top
+    # A masked sum and not a gather: the target may be another device's.
+    is_target = jnp.arange(V) + first == targets[..., None]
+    logps = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+    logps = jax.lax.psum(logps, devices) - log_z
     if not entropy_gradient:
       logits, log_z = jax.lax.stop_gradient((logits, log_z))
     probs = jnp.exp(logits - log_z[..., None])
-    return logps, log_z - jnp.sum(probs * logits, axis=-1)
+    mean = jax.lax.psum(jnp.sum(probs * logits, axis=-1), devices)
+    return logps, log_z - mean
 
   _, (logps, entropy) = jax.lax.scan(
     lambda _, x: (None, one_chunk(*x)), None, (split(hidden), split(targets))
@@ -134,7 +165,7 @@ def batch_logps(model, batch, **options):
 
 
 def make_compute_logps(
-  graphdef, *, temperature=1.0, chunk=128, micro_batches=1, mesh=None
+  graphdef, *, temperature=1.0, chunk=None, micro_batches=1, mesh=None
 ):
   """Makes the jitted function that computes `logps_old` and `logps_ref`.
 

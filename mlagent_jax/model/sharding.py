@@ -9,7 +9,7 @@ nothing but RULES names a mesh axis.
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
@@ -127,6 +127,54 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
   axes = fitting(mesh, x.shape, axes)
   check_divides(mesh, x.shape, axes, f'activation {tuple(x.shape)}')
   return jax.lax.with_sharding_constraint(x, logical_spec(axes))
+
+
+def platform() -> str:
+  """'cpu', 'gpu' or 'tpu': of the current mesh, which may be a topology that
+  is compiled for and not here; without a mesh, of this process's devices.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
+def split_over(axis: str) -> tuple[str, ...]:
+  """The mesh axes that a logical axis is split over; none without a mesh."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return ()
+  names = _MESH_AXES_OF[axis] or ()
+  return (names,) if isinstance(names, str) else names
+
+
+def on_each_device(
+  function: Callable, inputs, output, *, check_vma: bool = True
+) -> Callable:
+  """`function` of every device's own parts of its arguments (shard_map).
+
+  For what the compiler cannot split (kernels), or splits badly. Without a mesh
+  it is `function` itself.
+
+  Args:
+    function: of arrays; it may use collectives over `split_over(axis)`.
+    inputs: the logical axes of each argument.
+    output: the logical axes of what it returns, a tree of them.
+    check_vma: of jax.shard_map; kernels do not say over which axes what they
+      return varies, so it is off where there are any (every mesh axis must then
+      split every argument that has a gradient).
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return function
+
+  def specs(axes):
+    if axes and isinstance(axes[0], tuple):
+      return tuple(map(specs, axes))
+    return logical_spec(axes)
+
+  return jax.shard_map(
+    function,
+    in_specs=tuple(map(specs, inputs)),
+    out_specs=specs(output),
+    check_vma=check_vma,
+  )
 
 
 def on_mesh(mesh: jax.sharding.Mesh | None):

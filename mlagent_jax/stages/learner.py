@@ -78,10 +78,17 @@ def _sampler(graphdef, mesh, **options):
   return sampling.make_sampler(graphdef, mesh=mesh, **options)
 
 
-def make_learner(config, tokenizer) -> Learner:
-  """The learner of a config; its vocabulary holds the tokenizer's."""
+def make_learner(config, tokenizer, devices=None) -> Learner:
+  """The learner of a config.
+
+  Args:
+    config: the whole config, without -1 (`session.fill_in`).
+    tokenizer: its vocabulary is the model's, unless the config says more.
+    devices: of the mesh; all devices by default. Given ones always make a mesh.
+  """
   sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.model)
-  mesh = None if sizes == (1, 1, 1) else sharding.make_mesh(*sizes)
+  one = devices is None and sizes == (1, 1, 1)
+  mesh = None if one else sharding.make_mesh(*sizes, devices)
   model = starting_point.model_of(config, tokenizer)
   graphdef, shapes = decoder.abstract_model(model)
   return Learner(config, model, graphdef, shapes, mesh, tokenizer)

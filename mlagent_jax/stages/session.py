@@ -33,6 +33,7 @@ from mlagent_jax.stages import (
   workdir,
 )
 
+LAYOUTS = ('shared_prompt', 'packed')
 POOLS = ('balanced', 'distinct', 'uniform')
 TOKENIZERS = ('sentencepiece', 'huggingface')
 # What a stage reads of an earlier one.
@@ -116,6 +117,40 @@ def allowed_actions(config) -> frozenset[records.ActionName]:
   return frozenset(records.ActionName(name) for name in config.agent.actions)
 
 
+def fill_in(config, num_devices: int) -> None:
+  """Replaces every -1 of a config by the number that it stands for.
+
+  Args:
+    config: the whole config, changed in place.
+    num_devices: devices of all processes together.
+
+  Raises:
+    ConfigError: if the devices or a batch cannot be split so.
+  """
+  mesh = config.mesh
+  if mesh.fsdp == -1:
+    others = mesh.data * mesh.model
+    if others < 1 or num_devices % others:
+      raise ConfigError(
+        f'mesh.fsdp is -1, but {num_devices} devices are not divisible by'
+        f' data={mesh.data} x model={mesh.model}'
+      )
+    mesh.fsdp = num_devices // others
+  rows = mesh.data * mesh.fsdp
+  sft, rl = config.sft, config.rl
+  # What does not divide is left for check_config to tell.
+  if sft.micro_batches == -1:
+    sft.micro_batches = max(sft[_sft_size(config)] // rows, 1)
+  if rl.micro_batches == -1:
+    rl.micro_batches = max(rl.states_per_batch // rl.mini_batches // rows, 1)
+
+
+def _sft_size(config) -> str:
+  """The key of section `sft` that says how many rows a batch has."""
+  packed = config.sft.layout == 'packed'
+  return 'batch_size' if packed else 'prompts_per_batch'
+
+
 def check_config(config, num_devices: int) -> None:
   """Finds what is wrong with a config before anything is computed.
 
@@ -140,11 +175,12 @@ def check_config(config, num_devices: int) -> None:
       f' {places} places, but there are {num_devices} devices'
     )
   rows = mesh.data * mesh.fsdp
-  size, micro_batches = config.sft.prompts_per_batch, config.sft.micro_batches
+  key, micro_batches = _sft_size(config), config.sft.micro_batches
+  size = config.sft[key]
   if size % (rows * micro_batches):
     raise ConfigError(
-      f'sft.prompts_per_batch {size} is not divisible by {rows} devices on mesh'
-      f' axes data and fsdp times {micro_batches} micro-batches'
+      f'sft.{key} {size} is not divisible by {rows} devices on mesh axes data'
+      f' and fsdp times {micro_batches} micro-batches'
     )
   try:
     rl_checks.check(config)
@@ -155,6 +191,7 @@ def check_config(config, num_devices: int) -> None:
     ('agent.protocol', config.agent.protocol, prompts.PROTOCOLS),
     ('tokenizer.kind', config.tokenizer.kind, TOKENIZERS),
     ('rl.pool', config.rl.pool, POOLS),
+    ('sft.layout', config.sft.layout, LAYOUTS),
     ('environment.pool', config.environment.pool, workers.KINDS),
     ('agent.editor', config.agent.editor, chat_models.EDITORS),
     ('collect.expert', config.collect.expert, chat_models.EXPERTS),

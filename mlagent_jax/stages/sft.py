@@ -6,6 +6,7 @@ fine-tuning.
 """
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,21 +31,8 @@ def run(
     )
     for state, reply in states.pairs
   ]
-  G = settings.actions_per_prompt
-  longest = max(len(example.action_ids) for example in examples)
-  if longest > config.agent.max_action_tokens:
-    raise ConfigError(
-      f'agent.max_action_tokens is {config.agent.max_action_tokens}, but an'
-      f' action of the expert has {longest} tokens'
-    )
-  data = batching.group_batches(
-    batching.group_examples(examples, G),
-    prompt_length=states.prompt_length,
-    action_length=-(-longest // 8) * 8,
-    samples=G,
-    prompts_per_batch=settings.prompts_per_batch,
-    seed=config.seed,
-    pad_id=learner.tokenizer.pad_id,
+  data = make_batches(
+    config, examples, states.prompt_length, learner.tokenizer.pad_id
   )
   tx = learner.optimizer(settings, settings.steps)
   step = train_state.make_train_step(
@@ -90,6 +78,56 @@ def run(
         if last or number % settings.checkpoint_every == 0:
           checkpoints.save(number, state, {'data': data.get_state()})
   return {'loss': figures['loss'] if done < settings.steps else None}
+
+
+def make_batches(
+  config,
+  examples: Sequence[batching.Example],
+  prompt_length: int,
+  pad_id: int,
+) -> batching.BatchIterator:
+  """The batches of `sft.layout`.
+
+  Args:
+    config: the whole config.
+    examples: the training set.
+    prompt_length: P of the shared-prompt layout.
+    pad_id: token of the padding.
+
+  Raises:
+    ConfigError: if an example is longer than the config allows.
+  """
+  settings = config.sft
+  action = max(len(example.action_ids) for example in examples)
+  if action > config.agent.max_action_tokens:
+    raise ConfigError(
+      f'agent.max_action_tokens is {config.agent.max_action_tokens}, but an'
+      f' action of the expert has {action} tokens'
+    )
+  if settings.layout == 'packed':
+    longest = max(map(len, examples))
+    if longest > settings.max_length:
+      raise ConfigError(
+        f'sft.max_length is {settings.max_length}, but a prompt and its action'
+        f' have {longest} tokens; agent.max_prompt_tokens and'
+        ' agent.max_action_tokens bound them'
+      )
+    return batching.packed_batches(
+      examples,
+      length=settings.max_length,
+      rows=settings.batch_size,
+      seed=config.seed,
+      pad_id=pad_id,
+    )
+  return batching.group_batches(
+    batching.group_examples(examples, settings.actions_per_prompt),
+    prompt_length=prompt_length,
+    action_length=-(-action // 8) * 8,
+    samples=settings.actions_per_prompt,
+    prompts_per_batch=settings.prompts_per_batch,
+    seed=config.seed,
+    pad_id=pad_id,
+  )
 
 
 def load_params(session: Session, learner: learner_lib.Learner, stage: str):

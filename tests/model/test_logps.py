@@ -13,6 +13,7 @@ from mlagent_jax.model import logps as model_logps
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import make_model
 from mlagent_jax.model.layout import right_padded
+from mlagent_jax.model.sharding import logical_sharding, make_mesh, on_mesh
 
 V = 61
 CONFIG = ModelConfig(
@@ -80,9 +81,10 @@ def naive(hidden, head, targets, temperature):
   return picked, -jnp.sum(jnp.exp(logps) * logps, axis=-1)
 
 
-@pytest.mark.parametrize('chunk', [4, 64])
-def test_chunks_equal_the_whole(chunk):
-  B, T, D = 2, 10, 8
+@pytest.mark.parametrize('chunk, split', [(4, None), (64, None), (4, (2, 2))])
+def test_chunks_equal_the_whole(chunk, split):
+  B, T, D, V = 2, 10, 8, 60
+  mesh = make_mesh(1, *split, jax.devices()[:4]) if split else None
   rng = np.random.default_rng(0)
   hidden = jnp.asarray(rng.normal(size=(B, T, D)), jnp.float32)
   head = jnp.asarray(rng.normal(size=(D, V)), jnp.float32)
@@ -94,15 +96,27 @@ def test_chunks_equal_the_whole(chunk):
     return jnp.sum(weights[0] * logps + weights[1] * entropy), (logps, entropy)
 
   def run(function):
-    return jax.value_and_grad(value, argnums=(1, 2), has_aux=True)(
-      function, hidden, head
-    )
+    @jax.jit
+    def gradients(hidden, head):
+      return jax.value_and_grad(value, argnums=(1, 2), has_aux=True)(
+        function, hidden, head
+      )
 
-  got = run(
-    lambda hidden, head: model_logps.token_logps(
-      hidden, head, targets, chunk=chunk, temperature=0.7, entropy_gradient=True
-    )
-  )
+    where = None if mesh is None else logical_sharding(mesh, ())
+    return gradients(*jax.device_put((hidden, head), where))
+
+  def ours(hidden, head):
+    with on_mesh(mesh):
+      return model_logps.token_logps(
+        hidden,
+        head,
+        targets,
+        chunk=chunk,
+        temperature=0.7,
+        entropy_gradient=True,
+      )
+
+  got = run(ours)
   expected = run(lambda hidden, head: naive(hidden, head, targets, 0.7))
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5),
