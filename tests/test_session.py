@@ -136,3 +136,25 @@ def test_a_full_disk_stops_a_run_that_can_go_on(config, tmp_path):
       assert outcome.score == 5.0
   finally:
     subprocess.run(['umount', '--lazy', str(disk)], check=True)
+
+
+def test_minus_one_is_what_the_devices_leave():
+  config = base.get_config()
+  config.mesh.fsdp = -1
+  config.mesh.model = 2
+  config.sft.layout = 'packed'
+  config.sft.batch_size = 24
+  config.sft.micro_batches = -1
+  config.rl.micro_batches = -1
+  config.rl.mini_batches = 2
+  session.fill_in(config, 8)
+  assert config.mesh.fsdp == 4
+  assert config.sft.micro_batches == 6  # one row a device at a time
+  assert config.rl.micro_batches == 2  # 16 states in 2 mini-batches
+  session.check_config(config, 8)
+  config.sft.batch_size = 26
+  with pytest.raises(session.ConfigError, match='batch_size 26 .* 4 devices'):
+    session.check_config(config, 8)
+  config.mesh.fsdp = -1
+  with pytest.raises(session.ConfigError, match='9 devices .* model=2'):
+    session.fill_in(config, 9)

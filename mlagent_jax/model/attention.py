@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mlagent_jax.model import splash
+from mlagent_jax.model import splash, triton
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.layers import rotate
 from mlagent_jax.model.layout import Layout
@@ -35,12 +35,15 @@ def prepare(layout: Layout) -> Attend:
     attend(q [B, T, N, H], k [B, T, K, H], v [B, T, K, H]) -> [B, T, N, H].
     What it returns for padding tokens (segment 0) is finite and meaningless.
   """
-  if platform() == 'tpu':
+  kind = platform()
+  if kind == 'tpu':
     return splash.prepare(layout)
+  if kind in ('gpu', 'cuda', 'rocm'):
+    return triton.prepare(layout, plain_attention)
   return functools.partial(plain_attention, layout=layout)
 
 
-def plain_attention(q, k, v, layout: Layout) -> jax.Array:
+def plain_attention(q, k, v, layout: Layout, *, first: int = 0) -> jax.Array:
   """softmax(q k^T / sqrt(H)) v, for a block of queries at a time.
 
   The scores of one block, [B, N, C, T] with C at most QUERY_BLOCK, are all
@@ -52,6 +55,7 @@ def plain_attention(q, k, v, layout: Layout) -> jax.Array:
     k: [B, T, K, H], each serving N / K consecutive query heads.
     v: [B, T, K, H].
     layout: which token sees which.
+    first: the queries are of C tokens of the row, q [B, C, N, H], from this on.
 
   Returns:
     [B, T, N, H] in the dtype of q; scores and softmax are float32.
@@ -78,7 +82,7 @@ def plain_attention(q, k, v, layout: Layout) -> jax.Array:
     out = contract('bkrcs,bksh->bkrch', weights.astype(v.dtype), v, jnp.float32)
     return (out / total).astype(v.dtype)
 
-  queries = jnp.arange(blocks * C).reshape(blocks, C)
+  queries = first + jnp.arange(blocks * C).reshape(blocks, C)
   out = jax.lax.map(one_block, (q, queries))  # [blocks, B, K, N / K, C, H]
   out = out.transpose(1, 0, 4, 2, 3, 5).reshape(B, blocks * C, N, H)
   return out[:, :T]

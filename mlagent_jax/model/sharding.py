@@ -130,8 +130,10 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
 
 
 def platform() -> str:
-  """'cpu', 'gpu' or 'tpu': of the current mesh, which may be a topology that
-  is compiled for and not here; without a mesh, of this process's devices.
+  """'cpu', 'tpu', or 'gpu' by any of its names.
+
+  It is that of the current mesh, which may be a topology that is compiled for
+  and not here; without a mesh, that of this process's devices.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
