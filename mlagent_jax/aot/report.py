@@ -197,7 +197,7 @@ def as_text(report: Report) -> str:
     f'memory of a chip: {memory.arguments:.2f} GiB of arguments,'
     f' {memory.temporaries:.2f} of temporaries, {memory.beside:.2f} beside;'
     f' {memory.peak:.2f} of {chip.hbm_gib} GiB: {verdict}',
-    f'model FLOPs: {flops / 1e9:.1f} G a token, causal attention counted once,'
+    f'model FLOPs: {flops:.3g} a token, causal attention counted once,'
     f' recomputation not; {report.work.tokens:,} tokens',
   ]
   lines += [f'to make it fit: {change}' for change in report.advice]
