@@ -2,8 +2,9 @@
 
 list                       every task, its metric, and whether its data is there
 prepare --all              downloads and prepares the data of all tasks
-check --all                runs the starters: each must score its m_init, and
-                           shows a table; --repeat 5 shows how scores spread
+check --all                runs the starters and stronger scripts: each must
+                           score what task.toml states, and shows a table;
+                           --repeat 5 shows how scores spread
 exec --task T --script F   runs any script in place of the starter, and prints
                            one line of JSON: kind, score, exit_code, seconds,
                            output
@@ -122,7 +123,8 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     '--strong',
     type=pathlib.Path,
     metavar='FOLDER',
-    help='runs FOLDER/NAME.py too, which must be better than the starter',
+    help='runs FOLDER/NAME.py too, which must be better than the starter'
+    ' (default with --all: tests/tasks/strong of the repository)',
   )
   parser.add_argument(
     '--json', action='store_true', help='prints JSON instead of a table'
@@ -245,14 +247,7 @@ def _check(options: argparse.Namespace) -> int:
     if len(tasks) > 1:
       raise task_folder.TaskError('--script needs --task, once')
     script = _read('--script', options.script)
-  strong = {}
-  if options.strong:
-    if not options.strong.is_dir():
-      raise task_folder.TaskError(f'--strong: {options.strong} is no folder')
-    for task in tasks:
-      file = options.strong / f'{task.name}.py'
-      if file.is_file():
-        strong[task.name] = _read('--strong', file)
+  strong = _strong_scripts(options, tasks)
   found = []
   with _sandbox(options.sandbox) as box, _store() as store:
     for task in tasks:
@@ -279,6 +274,23 @@ def _check(options: argparse.Namespace) -> int:
   if any(checked.data != 'right' for checked in found):
     return 2
   return 1 if any(checked.problems for checked in found) else 0
+
+
+def _strong_scripts(
+  options: argparse.Namespace, tasks: Sequence[task_folder.Task]
+) -> dict[str, bytes]:
+  folder = options.strong
+  if folder and not folder.is_dir():
+    raise task_folder.TaskError(f'--strong: {folder} is no folder')
+  if folder is None and options.all:
+    # An installed package comes without the tests.
+    folder = paths.top_folder('tasks').parent / 'tests' / 'tasks' / 'strong'
+  files = {task.name: folder / f'{task.name}.py' for task in tasks if folder}
+  return {
+    name: _read('--strong', file)
+    for name, file in files.items()
+    if file.is_file()
+  }
 
 
 def _exec(options: argparse.Namespace) -> int:
