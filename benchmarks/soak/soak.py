@@ -14,7 +14,8 @@ is left behind. Needs root, a Docker engine with the task image
 (`launch/docker_engine.sh`, `launch/task_image/build.sh`), and 3 GB of disk.
 
 Results are written as they come: the same command goes on where it was
-stopped (--minutes stops it). Prints a line of JSON last; exit code 0 if all is
+stopped (by --minutes, or once by Ctrl-C or `kill`: then it compares what was
+done so far, counts, and ends). Prints a line of JSON last; exit code 0 if all is
 as it should be, 1 if not, 3 if there is more to do.
 """
 
@@ -22,6 +23,7 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import threading
@@ -49,7 +51,9 @@ def main() -> int:
   temporary.mkdir(parents=True, exist_ok=True)
   # Whatever is not removed shows there.
   os.environ['TMPDIR'] = tempfile.tempdir = str(temporary)
-  deadline = time.monotonic() + 60 * options.minutes
+  stop = threading.Event()
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: stop.set())
   place = pathlib.Path(tempfile.mkdtemp(prefix='soak-engine-', dir='/tmp'))
   engine = OwnEngine(place)
   # Python keeps one process for all that are spawned.
@@ -62,9 +66,8 @@ def main() -> int:
     engine.load(docker.IMAGE)
     os.environ['DOCKER_HOST'] = engine.host
     report.note_disk(folder, engine)
-    complete = _soak(options, folder, tasks, engine, deadline)
-    if complete:
-      complete = verify.again(tasks, folder, deadline)
+    complete = _soak(options, folder, tasks, engine, stop)
+    verify.again(tasks, folder)
     # What the next sandbox, or `tasks reap`, does.
     docker_reaper.reap()
     scratch.reap(temporary)
@@ -99,18 +102,18 @@ def _parser() -> argparse.ArgumentParser:
     default=12.0,
     help='between two faults, on average (default: 12)',
   )
-  add('--minutes', type=float, default=1e6, help='then stop, to go on later')
+  add('--minutes', type=float, default=1e6, help='then take no more steps')
   add('--tasks', nargs='*', metavar='NAME', help='(default: all)')
   add('--docs', type=pathlib.Path, help='a page to write the figures into')
   return parser
 
 
-def _soak(options, folder, tasks, engine, deadline) -> bool:
+def _soak(options, folder, tasks, engine, stop) -> bool:
   """Takes the steps; whether all are taken."""
   all_walks = walks.Walks(tasks, folder, steps=options.steps, seed=options.seed)
   known = len(all_walks.journal.steps)
   workers = [walks.Worker(tasks, folder) for _ in range(options.workers)]
-  stop, errors = threading.Event(), []
+  errors = []
 
   def carry_out(worker_):
     try:
@@ -125,6 +128,7 @@ def _soak(options, folder, tasks, engine, deadline) -> bool:
     return chance.choice(workers).kill()
 
   started = time.monotonic()
+  deadline = started + 60 * options.minutes
   faults = (folder / 'faults.jsonl').open('a')
 
   def tell(kind):

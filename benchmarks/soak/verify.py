@@ -6,7 +6,6 @@ import json
 import pathlib
 import sys
 import threading
-import time
 
 import rich.progress
 
@@ -33,8 +32,8 @@ def result(outcome, after) -> dict:
   }
 
 
-def again(tasks, folder: pathlib.Path, deadline: float) -> bool:
-  """Takes each distinct step that ran a script again; whether all are done.
+def again(tasks, folder: pathlib.Path) -> None:
+  """Takes each distinct step that ran a script again.
 
   Writes checks.jsonl: the step, what came of it, and what came of it now.
   """
@@ -56,9 +55,7 @@ def again(tasks, folder: pathlib.Path, deadline: float) -> bool:
     environment = worker.open_environment(tasks, sandbox, folder, cached=False)
     shown = bar.add_task('again', total=len(left))
 
-    def take(one: str) -> bool:
-      if time.monotonic() > deadline:
-        return False
+    def take(one: str) -> None:
       done = distinct[one]
       outcome, after = environment.step(done.task, done.before, done.reply)
       now = result(outcome, after)
@@ -67,9 +64,8 @@ def again(tasks, folder: pathlib.Path, deadline: float) -> bool:
         file.write(json.dumps(row) + '\n')
         file.flush()
       bar.advance(shown)
-      return True
 
-    return all(list(threads.map(take, left)))
+    list(threads.map(take, left))  # raises what one of them raised
 
 
 def read(folder: pathlib.Path) -> list[dict]:
