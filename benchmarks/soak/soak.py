@@ -15,8 +15,8 @@ is left behind. Needs root, a Docker engine with the task image
 
 Results are written as they come: the same command goes on where it was
 stopped (by --minutes, or once by Ctrl-C or `kill`: then it compares what was
-done so far, counts, and ends). Prints a line of JSON last; exit code 0 if all is
-as it should be, 1 if not, 3 if there is more to do.
+done so far, counts, and ends). Prints a line of JSON last; exit code 0 if all
+is as it should be, 1 if not, 3 if there is more to do.
 """
 
 import argparse
