@@ -44,6 +44,7 @@ def step(config, folder):
 @pytest.mark.ray
 def test_a_pool_of_ray_gives_the_same(config, tmp_path, monkeypatch):
   monkeypatch.setenv('RAY_USAGE_STATS_ENABLED', '0')
+  monkeypatch.setenv('RAY_raylet_start_wait_time_s', '180')
   assert step(config, tmp_path / 'run') == (LocalPool, False)
   config.environment.pool = 'ray'
   config.environment.ray_address = 'local'

@@ -42,6 +42,8 @@ def slope(value):
 def cluster():
   """Two nodes that work, and a head that does not."""
   os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
+  # The machine may be busy.
+  os.environ['RAY_raylet_start_wait_time_s'] = '180'
   import ray
   from ray.cluster_utils import Cluster
 
