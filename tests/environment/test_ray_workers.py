@@ -43,7 +43,7 @@ def cluster():
   """Two nodes that work, and a head that does not."""
   os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
   # The machine may be busy.
-  os.environ['RAY_raylet_start_wait_time_s'] = '180'
+  os.environ['RAY_raylet_start_wait_time_s'] = '180'  # noqa: SIM112
   import ray
   from ray.cluster_utils import Cluster
 
