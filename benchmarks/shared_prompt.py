@@ -140,20 +140,10 @@ def compiled(prompt, shared, layers, mesh):
 
 
 def compile_all(layers):
-  os.environ |= {
-    'TPU_SKIP_MDS_QUERY': '1',
-    'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
-    'TPU_WORKER_HOSTNAMES': 'localhost',
-    'JAX_PLATFORMS': 'cpu',
-  }
-  from jax.experimental import topologies
-
+  from mlagent_jax.aot import topologies
   from mlagent_jax.model.sharding import make_mesh
 
-  chips = topologies.get_topology_desc(
-    topology_name=TOPOLOGY, platform='tpu'
-  ).devices
-  mesh = make_mesh(1, 1, 1, chips[:1])
+  mesh = make_mesh(1, 1, 1, topologies.devices_of(TOPOLOGY)[:1])
   figures = {}
   for prompt in COMPILED_PROMPTS:
     flops_each, hbm_each = compiled(prompt, False, layers, mesh)

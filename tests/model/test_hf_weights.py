@@ -47,6 +47,8 @@ def _torch_model(family, tied, noise=0.2, **shape):
   with torch.no_grad():
     for parameter in model.parameters():  # biases, norms: nothing trivial
       parameter.add_(noise * torch.randn_like(parameter))
+      # Values of a bfloat16 checkpoint, as most are.
+      parameter.copy_(parameter.bfloat16().float())
   return config, model
 
 
@@ -174,7 +176,7 @@ def test_two_layers_of_the_7b_equal_torch():
   with torch.no_grad():
     for name, parameter in reference.named_parameters():
       if name.endswith('bias'):
-        parameter.copy_(torch.randn_like(parameter))
+        parameter.copy_(torch.randn_like(parameter).bfloat16().float())
     expected = reference(torch.tensor(tokens)).logits.numpy()
   tensors = {k: v.numpy() for k, v in reference.state_dict().items()}
   for dtype, tolerance in (('float32', 1e-4), ('bfloat16', 2e-2)):
