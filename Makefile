@@ -5,6 +5,7 @@
 #   make test-all          with the slow proofs
 #   make soak              2,000 random steps while everything is killed (root,
 #                          Docker; the same command goes on where it stopped)
+#   make pods              compile the 7B for every pod; the tables of docs/pods.md
 #   make lint | format     ruff
 #   make clean             remove virtual environments and runs
 # Another interpreter: make test PYTHON=python3.12 (with a .venv of its own).
@@ -26,7 +27,7 @@ demo demo-seeds: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 demo demo-seeds: export MALLOC_MMAP_MAX_ = 0
 demo demo-seeds: export MALLOC_TRIM_THRESHOLD_ = 1000000000000
 
-.PHONY: demo demo-seeds test test-all soak lint format clean setup
+.PHONY: demo demo-seeds test test-all soak pods lint format clean setup
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -66,6 +67,9 @@ soak: setup
 	$(BIN)/python -m mlagent_jax.tasks prepare --all
 	$(BIN)/python benchmarks/soak/soak.py --out $(RUNS)/soak \
 	  --docs docs/reliability.md
+
+pods: setup
+	$(BIN)/python benchmarks/pods.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mlagent_jax.aot import hlo, roofline
 from mlagent_jax.model.config import ModelConfig
@@ -100,6 +101,85 @@ def test_flops_are_those_of_the_formula_and_of_xla():
 def compile_for(*flags):
   command = [sys.executable, '-m', 'mlagent_jax.compile', '--json', *flags]
   done = subprocess.run(
-    command, cwd=ROOT, capture_output=True, text=True, timeout=900
+    command, cwd=ROOT, capture_output=True, text=True, timeout=3500
   )
   return done, json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+
+
+@pytest.mark.libtpu
+def test_the_toy_compiles_for_a_pod():
+  done, found = compile_for(
+    '--config=configs/toy.py',
+    '--topology=v5e:2x2',
+    '--config.mesh.fsdp=-1',
+    '--config.mesh.model=2',
+    '--config.model.dtype=bfloat16',
+    '--config.model.remat=full',
+    '--config.sft.layout=packed',
+    '--config.sft.max_length=120',
+    '--config.sft.batch_size=4',
+    '--config.sft.micro_batches=-1',
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert found['fits']
+  assert found['mesh'] == {'data': 1, 'fsdp': 2, 'model': 2}
+  # Parameters and moments in float32 on 4 chips, and norms and biases whole.
+  assert 0.0 < found['arguments_gib'] < 0.01
+  assert found['peak_gib'] < found['capacity_gib'] == 15.75
+  # The activations go over `model`, the weights over `fsdp`.
+  assert found['collectives']['all-gather']['calls'] > 3
+  assert 0 < found['mfu'] < 1
+  assert found['roofline_seconds'] == max(
+    found[f'{part}_seconds'] for part in ('compute', 'hbm', 'interconnect')
+  )
+
+
+@pytest.mark.libtpu
+def test_what_does_not_fit_says_by_how_much_and_what_would():
+  done, found = compile_for(
+    '--config=configs/qwen25_7b_sft.py', '--topology=v5e:2x2'
+  )
+  assert done.returncode == 1
+  assert not found['fits']
+  # 12 bytes a parameter on 4 chips.
+  model = ModelConfig(28, 3584, 28, 4, 128, 18_944, 152_064)
+  expected = 12 * roofline.num_params(model) / 4 / 2**30
+  np.testing.assert_allclose(found['arguments_gib'], expected, rtol=0.01)
+  missing = found['peak_gib'] - found['capacity_gib']
+  assert f'{missing:.2f} GiB too much' in done.stdout
+  assert any('chips' in change for change in found['advice'])
+
+
+@pytest.mark.libtpu
+def test_a_topology_that_does_not_exist_is_told():
+  done, _ = compile_for('--config=configs/toy.py', '--topology=v5e:3x5')
+  assert done.returncode == 1
+  assert 'v5e-16' in done.stderr
+
+
+@pytest.mark.libtpu
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize('length, rows', [(16_384, 16), (32_768, 4)])
+def test_the_7b_fits_16_chips(length, rows):
+  done, found = compile_for(
+    '--config=configs/qwen25_7b_sft.py',
+    '--topology=v5e:4x4',
+    f'--config.sft.max_length={length}',
+    f'--config.sft.batch_size={rows}',
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert found['fits']
+  assert found['tokens'] == length * rows
+  # 6 N a token, and 6 L N H T of causal attention.
+  assert 4.5e10 < found['flops_per_token'] < 8e10
+
+
+def test_the_flags_for_gpus_are_known_to_xla():
+  # XLA refuses to start with a flag that it does not know.
+  command = (
+    '. launch/gpu_xla_flags.sh && exec "$0" -c "import jax; jax.devices()"'
+  )
+  subprocess.run(
+    ['bash', '-c', command, sys.executable], cwd=ROOT, check=True, timeout=240
+  )

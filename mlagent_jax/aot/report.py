@@ -20,7 +20,8 @@ class Memory:
 
   Attributes:
     arguments: parameters, moments and the batch.
-    temporaries: what the program itself needs on top, results included.
+    temporaries: what the program itself needs on top, results included; 0 if it
+      was not compiled, because the rest is too much already.
     beside: what else stays on the chip (the reference of RL).
   """
 
@@ -86,13 +87,14 @@ def make_report(config, function: str, topology: str, devices) -> Report:
   beside = programs.bytes_per_chip(program.beside) / GIB
   arguments = programs.bytes_per_chip(program.arguments) / GIB
   start = time.monotonic()
-  lowered = program.function.lower(*program.arguments)
-  traffic = estimate = None
-  try:
-    compiled = lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    memory = Memory(arguments, _refused(str(error), arguments, error), beside)
-  else:
+  compiled = traffic = estimate = None
+  memory = Memory(arguments, 0.0, beside)
+  if memory.peak <= chip.hbm_gib:  # else there is nothing to compile
+    try:
+      compiled = program.function.lower(*program.arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+      memory = Memory(arguments, _refused(error, arguments), beside)
+  if compiled is not None:
     sizes = compiled.memory_analysis()
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     memory = Memory(
@@ -125,7 +127,7 @@ def make_report(config, function: str, topology: str, devices) -> Report:
   )
 
 
-def _refused(message: str, arguments: float, error) -> float:
+def _refused(error, arguments: float) -> float:
   """GiB of temporaries of a program that the compiler says does not fit.
 
   Raises:
@@ -135,7 +137,7 @@ def _refused(message: str, arguments: float, error) -> float:
     (r'HLO temporaries \(([\d.]+)([KMGT]?)\) exceed', 0.0),
     (r'Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm', arguments),
   ):
-    size = re.search(pattern, message)
+    size = re.search(pattern, str(error))
     if size:
       return max(float(size[1]) * _UNITS[size[2]] / GIB - of_it, 0.0)
   raise error
@@ -195,7 +197,7 @@ def as_text(report: Report) -> str:
     f'{report.function} on {report.topology}: {report.chips} {chip.name} chips,'
     f' mesh {mesh} (compiled in {report.compile_seconds:.0f} s)',
     f'memory of a chip: {memory.arguments:.2f} GiB of arguments,'
-    f' {memory.temporaries:.2f} of temporaries, {memory.beside:.2f} beside;'
+    f' {_temporaries(memory)} of temporaries, {memory.beside:.2f} beside;'
     f' {memory.peak:.2f} of {chip.hbm_gib} GiB: {verdict}',
     f'model FLOPs: {flops:.3g} a token, causal attention counted once,'
     f' recomputation not; {report.work.tokens:,} tokens',
@@ -214,6 +216,10 @@ def as_text(report: Report) -> str:
     f' MFU {estimate.mfu:.0%}'
   )
   return '\n'.join(lines)
+
+
+def _temporaries(memory: Memory) -> str:
+  return f'{memory.temporaries:.2f}' if memory.temporaries else 'not counted'
 
 
 def _collectives(traffic: hlo.Traffic) -> str:
