@@ -6,6 +6,8 @@ import --hf=DIR --out=W    reads a Hugging Face folder (Qwen2, Qwen2.5, Llama,
 export --weights=W --out=DIR
                            the way back: a folder that transformers loads, with
                            the very bytes that came in
+export --workdir=RUN --stage=rl --out=DIR
+                           the same for what a run trained, adapters merged
 check --hf=DIR             compares our logits and greedy continuation with
                            those of transformers
 logits --hf=DIR --tokens=IN.npy --out=OUT.npy
@@ -51,8 +53,13 @@ def _parser() -> argparse.ArgumentParser:
   _add_source(some)
   some.add_argument('--out', required=True, help='a new folder (gs:// too)')
 
-  some = command('export', _export, 'Ours to theirs.')
-  some.add_argument('--weights', required=True, help='a folder of `import`')
+  some = command('export', _export, 'Ours, or what a run trained, to theirs.')
+  group = some.add_mutually_exclusive_group(required=True)
+  group.add_argument('--weights', help='a folder of `import`')
+  group.add_argument(
+    '--workdir', type=pathlib.Path, help='the work directory of a run'
+  )
+  some.add_argument('--stage', choices=('sft', 'rl'), default='rl')
   some.add_argument('--out', required=True, help='a new folder')
   some.add_argument(
     '--dtype',
@@ -117,17 +124,29 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-  from mlagent_jax.model import weights_folder
+  from mlagent_jax.model import hf_weights, weights_folder
 
-  origin = weights_folder.open_folder(options.weights)
+  if options.weights:
+    origin = weights_folder.open_folder(options.weights)
+    read, shape, more = origin.read_layer, origin.shape, {}
+  else:
+    from mlagent_jax.stages import finished
+
+    run = finished.open_finished(options.workdir, options.stage)
+    origin, shape = run.origin, run.model
+    read = hf_weights.reader_of(run.params)
+    more = {'max_positions': run.max_positions}
   weights_folder.export(
     options.out,
-    origin.read_layer,
-    origin.shape,
+    read,
+    shape,
     origin=origin,
     dtype=options.dtype,
     progress=_progress,
+    **more,
   )
+  if origin is None:
+    run.tokenizer.save(options.out)
   print(options.out)
   return 0
 

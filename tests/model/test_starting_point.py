@@ -6,10 +6,13 @@ import pytest
 from hf_folders import write_model
 
 from configs import base
+from mlagent_jax import checkpoint, train_state
+from mlagent_jax import weights as weights_command
 from mlagent_jax.agent import tokenizer as tokenizer_lib
 from mlagent_jax.model import hf_source, hf_weights, lora, weights_folder
+from mlagent_jax.model.safetensors_files import SafetensorsFolder
 from mlagent_jax.stages import learner as learner_lib
-from mlagent_jax.stages import session
+from mlagent_jax.stages import session, workdir
 
 
 @pytest.fixture(scope='module')
@@ -74,3 +77,39 @@ def test_a_tokenizer_must_come_from_somewhere():
   config.model.lora_rank, config.rl.advantage = 8, 'gae'
   with pytest.raises(session.ConfigError, match='lora_rank 8 .* critic'):
     session.check_config(config, 1)
+
+
+def test_what_a_run_trained_goes_out_with_its_adapters_merged(
+  config, tokenizer, tmp_path
+):
+  config.model.lora_rank, config.model.lora_targets = 2, ('up',)
+  run, out = tmp_path / 'run', tmp_path / 'out'
+  place = workdir.open_workdir(run, config)
+  tokenizer.save(place.stage('tokenizer'))
+  learner = learner_lib.make_learner(config, tokenizer)
+  params = learner.untrained()
+  up_b = params['blocks']['mlp']['up_b']
+  up_b.set_value(up_b.get_value() + 0.5)
+  tx = learner.optimizer(config.sft, config.sft.steps)
+  folder = place.stage('sft') / 'checkpoints'
+  with checkpoint.Checkpointer(
+    folder, fingerprint=workdir.fingerprint(config)
+  ) as checkpoints:
+    checkpoints.save(3, train_state.make_train_state(params, tx), {})
+  command = ['export', f'--workdir={run}', f'--out={out}']
+  assert weights_command.main([*command, '--stage=rl']) == 2
+  assert weights_command.main([*command, '--stage=sft']) == 0
+
+  before = SafetensorsFolder(tmp_path / 'hf')
+  after = SafetensorsFolder(out)
+  assert after.headers == before.headers
+  assert (out / 'config.json').exists()
+  a = np.asarray(params['blocks']['mlp']['up_a'].get_value())
+  for layer in range(3):
+    name = f'model.layers.{layer}.mlp.up_proj.weight'
+    added = 16.0 / 2 * a[layer] @ np.full((2, 48), 0.5, np.float32)
+    np.testing.assert_allclose(
+      after[name], before[name] + added.T, atol=1e-5, rtol=0
+    )
+    name = f'model.layers.{layer}.mlp.down_proj.weight'
+    np.testing.assert_array_equal(after[name], before[name])
