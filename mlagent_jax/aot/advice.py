@@ -49,8 +49,8 @@ def advice(
   needed = _chips_needed(chip, chips, memory, function)
   if needed:
     found.append(
-      f'{needed} chips (mesh.fsdp={mesh.fsdp * needed // chips}): parameters,'
-      ' moments and gradients are split over all of them'
+      f'at least {needed} chips (mesh.fsdp={mesh.fsdp * needed // chips}):'
+      ' parameters, moments and gradients are split over all of them'
     )
   elif not found:
     found.append(

@@ -90,7 +90,7 @@ def rl_step(learner: learner_lib.Learner) -> Program:
   trainer = rl_update.make_trainer(learner)
   state = rl_update.state_shapes(learner)
   batch, work = _mini_batch(learner, trains=True)
-  beside = (learner_shapes(learner), state.critic)
+  beside = (_reference(learner), state.critic)
   return Program(trainer.update_policy, (state.policy, batch), work, beside)
 
 
@@ -111,7 +111,7 @@ def critic_step(learner: learner_lib.Learner) -> Program:
   batch |= {name: batch['mask'] for name in ('values', 'returns')}
   # A value is D multiply-adds.
   work = dataclasses.replace(work, predicted=0)
-  beside = (learner_shapes(learner), state.policy)
+  beside = (_reference(learner), state.policy)
   return Program(trainer.update_critic, (state.critic, batch), work, beside)
 
 
@@ -121,7 +121,7 @@ def logps(learner: learner_lib.Learner) -> Program:
   trainer = rl_update.make_trainer(learner)
   S, G = settings.states_per_batch, settings.samples_per_state
   batch, work = _group_batch(learner, S, G, trains=False)
-  arguments = learner_shapes(learner), _rows(batch, S, learner.mesh)
+  arguments = _reference(learner), _rows(batch, S, learner.mesh)
   beside = (rl_update.state_shapes(learner),)
   return Program(trainer.compute_logps, arguments, work, beside)
 
@@ -134,10 +134,11 @@ PROGRAMS = {
 }
 
 
-def learner_shapes(learner):
-  """The parameters' shapes with their shardings."""
+def _reference(learner):
+  """What `decoder.frozen` returns, as shapes with their shardings."""
+  dtype = learner.model.dtype
   return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
     learner.shapes,
     sharding.state_shardings(learner.shapes, learner.mesh),
   )

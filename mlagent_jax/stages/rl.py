@@ -21,6 +21,7 @@ import numpy as np
 
 from mlagent_jax import checkpoint
 from mlagent_jax.environment import records
+from mlagent_jax.model import decoder
 from mlagent_jax.stages import (
   episodes,
   fixed_set,
@@ -49,6 +50,7 @@ def run(
 
   trainer = rl_update.make_trainer(learner)
   state = rl_update.make_state(learner, reference)
+  reference = decoder.frozen(learner.model, reference)
   spans = timeline.Timeline(settings.timeline_steps)
   kinds = {
     'step': rollouts.StepRollouts,

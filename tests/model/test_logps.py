@@ -1,5 +1,7 @@
 """Chunked log-probabilities, and layouts against one sequence at a time."""
 
+import dataclasses
+
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from mlagent_jax import batching, losses, train_state
 from mlagent_jax.batching import Example
 from mlagent_jax.model import logps as model_logps
 from mlagent_jax.model.config import ModelConfig
-from mlagent_jax.model.decoder import make_model
+from mlagent_jax.model.decoder import frozen, make_model
 from mlagent_jax.model.layout import right_padded
 from mlagent_jax.model.sharding import logical_sharding, make_mesh, on_mesh
 
@@ -238,3 +240,15 @@ def test_micro_batches_change_nothing(model):
   np.testing.assert_allclose(whole, parts, atol=1e-5)
   with pytest.raises(ValueError, match='6 is not divisible by 4'):
     model_logps.make_compute_logps(graphdef, micro_batches=4)(params, batch)
+
+
+def test_a_frozen_model_gives_the_same_bits_in_half_the_memory():
+  config = dataclasses.replace(CONFIG, dtype='bfloat16')
+  graphdef, params = make_model(config, seed=0)
+  half = frozen(config, params)
+  size = sum(x.nbytes for x in jax.tree.leaves(params))
+  assert sum(x.nbytes for x in jax.tree.leaves(half)) == size / 2
+  compute = model_logps.make_compute_logps(graphdef)
+  np.testing.assert_array_equal(
+    compute(half, group_batch()), compute(params, group_batch())
+  )
