@@ -39,13 +39,16 @@ def run_stages(config, folder: pathlib.Path, *stages: str) -> None:
 
 
 def start_of(config, tuned_folder: pathlib.Path, folder: pathlib.Path):
-  """Makes `folder` a work directory of `config` that has been fine-tuned."""
+  """Makes `folder` a work directory of `config` that has been fine-tuned.
+
+  One that is there goes on where it stopped.
+  """
   from mlagent_jax.stages import workdir
 
-  shutil.rmtree(folder, ignore_errors=True)
+  if (folder / 'config.json').exists():
+    return
   for name in COMMON:
     shutil.copytree(tuned_folder / name, folder / name)
-  workdir.write_json(folder / 'config.json', workdir.flatten(config))
   for path in folder.glob('sft/checkpoints/*/manifest/metadata'):
     manifest = json.loads(path.read_text())
     del manifest['sha256']
@@ -53,6 +56,7 @@ def start_of(config, tuned_folder: pathlib.Path, folder: pathlib.Path):
     text = json.dumps(manifest, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     path.write_text(json.dumps(manifest | {'sha256': digest}))
+  workdir.write_json(folder / 'config.json', workdir.flatten(config))
 
 
 def run_rl(config, folder: pathlib.Path) -> list[dict]:
