@@ -41,11 +41,11 @@ def config_of(args):
 
 
 def figures(rows) -> dict:
-  """Sums over all steps but the first, which compiles, and the last.
+  """Sums over all steps but the first two, which compile, and the last.
 
   The last has no rollout: it was sampled in the step before.
   """
-  steady = rows[1:-1]
+  steady = rows[2:-1]
   total = {
     name: sum(row[name] for row in steady)
     for name in (
@@ -87,7 +87,7 @@ def main():
   parser.add_argument('--workdir', type=pathlib.Path, required=True)
   parser.add_argument('--tasks', default='cells,ames')
   parser.add_argument('--sft_steps', type=int, default=160)
-  parser.add_argument('--steps', type=int, default=5)
+  parser.add_argument('--steps', type=int, default=6)
   parser.add_argument('--states', type=int, default=2)
   parser.add_argument('--samples', type=int, default=4)
   args = parser.parse_args()
