@@ -5,10 +5,10 @@
 The real RL loop, with a real model, on a real task: sampling and updates run
 on the device, and every action is a script in bubblewrap that takes 1 to 10 s
 on one of 4 workers. Only what the replies say is chosen here (an edit that
-makes the script wait so long before it trains), so that both runs execute the
-same scripts. Runs `rl.max_staleness` 0, 1 and 2 one after the other, from the
-same parameters; executions are not reused. The last line is JSON: the peer is
-staleness 0, ours is 1, the ratio that of samples an hour.
+makes the script wait so long, as if it trained elsewhere), so that all runs
+execute the same scripts. Runs `rl.max_staleness` 0 and 1 one after the other,
+from the same parameters; executions are not reused. The last line is JSON: the
+peer is staleness 0, ours is 1, the ratio that of samples an hour.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import pathlib
 import numpy as np
 import rl_runs
 
-SHORTEST, LONGEST = 0.5, 9.0  # seconds of waiting; the script itself comes on
+SHORTEST, LONGEST = 1.0, 10.0  # seconds
 EDIT = (
   'Thought: wait\nAction: Edit Script Lines\nAction Input: {"script_name":'
   ' "train.py", "start_line_number": "1", "end_line_number": "1",'
-  ' "replacement": "import pandas as pd, time; time.sleep(%.3f)"}'
+  ' "replacement": "import sys, time; time.sleep(%.3f); sys.exit()"}'
 )
 
 
@@ -120,14 +120,14 @@ def main():
   parser.add_argument('--states', type=int, default=2)
   parser.add_argument('--samples', type=int, default=4)
   parser.add_argument('--workers', type=int, default=4)
-  parser.add_argument('--layers', type=int, default=6)
+  parser.add_argument('--layers', type=int, default=4)
   args = parser.parse_args()
   config = config_of(args)
   tuned = args.workdir / 'tuned'
   rl_runs.run_stages(config, tuned, 'collect', 'sft')
   say_waits()
   found = {}
-  for staleness in (0, 1, 2):
+  for staleness in (0, 1):
     config.rl.max_staleness = staleness
     folder = args.workdir / f'staleness{staleness}'
     rl_runs.start_of(config, tuned, folder)
