@@ -19,6 +19,8 @@ class Chaos:
     engine: whose containers it kills, and itself.
     kill_worker: kills one of the workers; whether there was one.
     mean_seconds: between two faults; they are a Poisson process.
+    share: of the workers that still work; faults come as much more seldom, or
+      the last step would be hit by all of them.
     seed: of the moments and the choices.
     tell: is given each fault.
 
@@ -32,6 +34,7 @@ class Chaos:
     kill_worker: Callable[[random.Random], bool],
     *,
     mean_seconds: float,
+    share: Callable[[], float],
     seed: int,
     tell: Callable[[str], None],
   ):
@@ -39,6 +42,7 @@ class Chaos:
     self._engine = engine
     self._kill_worker = kill_worker
     self._mean_seconds = mean_seconds
+    self._share = share
     self._chance = random.Random(seed)
     self._tell = tell
     self._stop = threading.Event()
@@ -54,8 +58,7 @@ class Chaos:
     self._thread.join()
 
   def _run(self) -> None:
-    wait = self._chance.expovariate
-    while not self._stop.wait(wait(1 / self._mean_seconds)):
+    while not self._stop.wait(self._pause()):
       (kind,) = self._chance.choices(list(_SHARES), list(_SHARES.values()))
       try:
         done = {
@@ -69,6 +72,10 @@ class Chaos:
       if done:
         self.counts[kind] += 1
         self._tell(kind)
+
+  def _pause(self) -> float:
+    share = max(0.1, self._share())
+    return self._chance.expovariate(share / self._mean_seconds)
 
   def _kill_container(self) -> bool:
     found = self._engine.containers()

@@ -143,6 +143,7 @@ def _soak(options, folder, tasks, engine, stop) -> bool:
       engine,
       kill_worker,
       mean_seconds=options.fault_seconds,
+      share=lambda: sum(t.is_alive() for t in threads) / len(threads),
       seed=options.seed * 1000 + known,
       tell=tell,
     ) as chaos:
