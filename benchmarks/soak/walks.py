@@ -6,7 +6,6 @@ import multiprocessing
 import pathlib
 import random
 import threading
-import time
 from collections.abc import Iterator
 
 from benchmarks.soak import replies, worker
@@ -182,9 +181,12 @@ class Walks:
     for walk in self._mine():
       for index in range(self._length(walk)):
         if (walk, index) not in self.journal.steps:
-          if stop.is_set():
+          done = None
+          if not stop.is_set():
+            done = self._step(worker_, walk, index, stop)
+          if done is None:
             return
-          self.journal.write(self._step(worker_, walk, index))
+          self.journal.write(done)
 
   def _mine(self) -> Iterator[int]:
     while True:
@@ -197,7 +199,10 @@ class Walks:
   def _length(self, walk: int) -> int:
     return min(_WALK_STEPS, self.steps - walk * _WALK_STEPS)
 
-  def _step(self, worker_: Worker, walk: int, index: int) -> Done:
+  def _step(
+    self, worker_: Worker, walk: int, index: int, stop: threading.Event
+  ) -> Done | None:
+    """Tries until there is an outcome; None if `stop` came before."""
     names = sorted(self._tasks)
     name = names[walk % len(names)]
     before = self._initial[name]
@@ -220,7 +225,8 @@ class Walks:
       errors.append(answer.error)
       if len(errors) == _MOST_TRIES:
         raise RuntimeError(f'step {walk}, {index} cannot be taken: {errors}')
-      time.sleep(min(5.0, 0.2 * 2 ** len(errors)))
+      if stop.wait(min(5.0, 0.2 * 2 ** len(errors))):
+        return None
     return Done(
       walk,
       index,
