@@ -17,12 +17,15 @@ class OwnEngine:
     host: for DOCKER_HOST.
     data: the folder of all that it stores.
     process: dockerd; None before the first start.
+    orphans: command lines of processes of its own (the parents of containers)
+      that it forgot when it was killed; known, and ended, at the end.
   """
 
   def __init__(self, folder: pathlib.Path):
     self.host = f'unix://{folder}/docker.sock'
     self.data = folder / 'data'
     self.process: subprocess.Popen | None = None
+    self.orphans: list[str] = []
     self._folder = folder
 
   def start(self) -> None:
@@ -89,6 +92,15 @@ class OwnEngine:
     if self.process.poll() is not None:
       self.start()  # only an engine can end the containers of another one
     self.end(signal.SIGTERM)
+    mark = f'{self._folder}/exec/'.encode()
+    for file in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+      try:
+        line = file.read_bytes()
+        if mark in line:
+          self.orphans.append(line.replace(b'\0', b' ').decode())
+          os.kill(int(file.parent.name), signal.SIGKILL)
+      except (FileNotFoundError, ProcessLookupError):
+        continue  # it has ended meanwhile
     # One that was killed leaves its folder mounted on itself.
     while os.path.ismount(self.data):
       subprocess.run(['umount', self.data], check=True)

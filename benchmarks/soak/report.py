@@ -78,7 +78,7 @@ def figures(folder: pathlib.Path, steps: int) -> dict:
   left = {
     name: sum(len(row[name]) for row in sessions)
     for name in sessions[-1]
-    if name != 'engine_bytes'
+    if name not in ('engine_bytes', 'orphans')
   }
   different = verify.differences(folder)
   wrong = [
@@ -106,6 +106,7 @@ def figures(folder: pathlib.Path, steps: int) -> dict:
     'unexpected': wrong,
     'left_behind': left,
     'engine_bytes': max((row['engine_bytes'] for row in sessions), default=0),
+    'orphans': sum(len(row.get('orphans', ())) for row in sessions),
     'hours': sum(r['seconds'] for r in _rows(folder / 'seconds.jsonl')) / 3600,
     'machine': f'{os.cpu_count()} cores, {platform.machine()}',
   }
@@ -152,6 +153,9 @@ def _lines(found: dict):
     'of them with another outcome, score or tree': len(found['different']),
     'left behind': counts('left_behind'),
     "growth of the engine's folder": f'{found["engine_bytes"] / 1e6:.1f} MB',
+    'shims without a container that the killed engine forgot': (
+      found['orphans']
+    ),
   }
   today = datetime.date.today().isoformat()
   yield f'Measured {today} on {found["machine"]}, with other work beside it.'

@@ -77,6 +77,7 @@ def main() -> int:
   finally:
     engine.remove()
   left |= report.compare(before, report.look(temporary))
+  left['orphans'] = engine.orphans
   report.add_session(folder, left)
   figures = report.figures(folder, options.steps)
   if options.docs:
