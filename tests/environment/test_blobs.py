@@ -104,6 +104,25 @@ def test_a_killed_writer_leaves_whole_blobs_only(store):
       store.get(path.parent.name + path.name)
 
 
+def test_what_killed_writers_left_is_swept(store):
+  # A writer is killed with its file open; another is at work.
+  code = WRITER.replace(
+    'store.put(b', 'store.put_stream(__import__("sys").stdin.buffer) or (b'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', code, str(store.folder), '1'], stdin=subprocess.PIPE
+  ) as writer:
+    writer.stdin.write(bytes(2**21))
+    writer.stdin.flush()
+    while not any(path.stat().st_size for path in store.unfinished()):
+      time.sleep(0.01)
+    writer.kill()
+  (left,) = store.unfinished()
+  assert store.sweep(seconds=60) == []
+  assert store.sweep(seconds=0) == [left]
+  assert store.unfinished() == []
+
+
 def test_trees_that_lead_outside_are_refused(store):
   for path in ('../x', '/x', 'a/../../x', 'a//b', './x'):
     tree = store.put(f'[["{path}","file",420,"{"0" * 64}"]]'.encode())

@@ -143,6 +143,18 @@ def test_making_room_removes_what_killed_writers_left(tmp_path, store):
   assert bytes_on_disk(executions) <= executions.used_bytes() <= 10_000
 
 
+def test_what_killed_processes_left_is_swept(executions, store):
+  remember(executions, store, 1, 100)
+  for left in ('tmp/0a', 'blobs/tmp/0b', f'locks/{KEYS[30]}'):
+    (executions.folder / left).write_text('x')
+  with executions.locked(KEYS[31]):
+    executions.sweep()
+    assert os.listdir(executions.folder / 'locks') == [KEYS[31]]
+  assert not os.listdir(executions.folder / 'tmp')
+  assert not os.listdir(executions.folder / 'blobs' / 'tmp')
+  assert known(executions) == [1]
+
+
 def test_another_folder_is_refused(executions, tmp_path):
   file = executions.folder / 'format'
   file.chmod(0o644)

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import threading
@@ -5,6 +6,7 @@ import threading
 import pytest
 
 from mlagent_jax.environment import episode
+from mlagent_jax.environment.cache import ExecutionCache
 from mlagent_jax.environment.records import OutcomeKind, SandboxUnavailable
 from mlagent_jax.environment.workers import Counts, LocalPool
 
@@ -84,6 +86,21 @@ def test_episodes_try_their_steps_again(line_task, process_sandbox, store):
     played = pool.play('line', Runner(), max_steps=2, seed=1).result()
   kinds = [step.outcome.kind for step in played.steps]
   assert kinds == [OutcomeKind.EXECUTED] * 2
+
+
+def test_a_new_pool_removes_what_killed_runs_left(
+  line_task, process_sandbox, store, tmp_path
+):
+  executions = ExecutionCache(tmp_path / 'executions')
+  (executions.folder / 'tmp' / '0a').write_text('x')
+  new = store.folder / 'tmp' / '0b'
+  new.write_text('x')
+  environment = episode.Environment(
+    {'line': line_task}, process_sandbox, store, cache=executions
+  )
+  with LocalPool(environment):
+    assert not os.listdir(executions.folder / 'tmp')
+    assert new.exists()  # it may be under way
 
 
 def test_a_pool_needs_workers(line_task, process_sandbox, store):
