@@ -112,6 +112,11 @@ def get_config() -> config_dict.ConfigDict:
 
   config.reward = config_dict.ConfigDict()
   config.reward.alpha = 4.0
+  # Against ways to earn without improving, see docs/rl.md: an edit is measured
+  # against the 'last' score on the way or the 'best' one; after so many neutral
+  # outcomes (0.5) in a row the next pays nothing, 0 for no cap.
+  config.reward.against = 'last'
+  config.reward.neutral_cap = 0
 
   config.collect = config_dict.ConfigDict()
   # 'scripted', or 'endpoint': a chat model writes the ideas and the replies.
@@ -214,8 +219,15 @@ def get_config() -> config_dict.ConfigDict:
   # First steps in which the critic alone is trained.
   config.rl.critic.steps_alone = 0
   # 'uniform': every prefix of every trajectory alike; 'balanced': the tasks
-  # take turns; 'distinct': they do, and prefixes of one prompt count once.
+  # take turns; 'distinct': they do, and prefixes of one prompt count once;
+  # 'balanced-steps': in a task, step indices take turns; 'prioritised': in a
+  # task, states whose rewards varied come more often (but for this share).
   config.rl.pool = 'balanced'
+  config.rl.pool_uniform_share = 0.25
+  # Share of a batch drawn from states that the policy itself reached, and how
+  # many of them are kept; 0: none.
+  config.rl.visited_share = 0.0
+  config.rl.visited_most = 256
   # Updates between the policy that sampled a batch and the one that trains on
   # it: 0 waits for every batch; 1 samples the next one while this one is
   # executed, so that device and workers are busy at once.

@@ -11,9 +11,17 @@ at 1 closing the whole gap between starter and best pays only 0.73 against
 
 m' is the validation score after the edit; m the last valid one on the way to
 the state, m_init if there was none; sign is +1 if higher is better, else -1.
+
+Two options, off by default, close ways to earn without improving anything
+(benchmarks/reward_hacks.py): `baseline_score` with 'best' measures against the
+best score so far instead of m, and `capped` pays nothing for a neutral outcome
+(the rows of 0.5) after so many in a row. The third option, weights by duration,
+is in `advantages.duration_weights`.
 """
 
+import collections
 import math
+from collections.abc import Iterable, Sequence
 
 from mlagent_jax.environment import records
 
@@ -44,6 +52,9 @@ NEUTRAL = frozenset(
 )
 
 
+BASELINES = ('last', 'best')
+
+
 def is_valid(outcome: records.Outcome) -> bool:
   """True if the action parsed, applied and, if it ran a script, that worked.
 
@@ -53,8 +64,65 @@ def is_valid(outcome: records.Outcome) -> bool:
   return outcome.kind not in MISTAKES and outcome.kind not in limits
 
 
+def baseline_score(
+  outcome: records.Outcome, scale: records.Scale, against: str
+) -> float:
+  """m, the validation score that an edit is measured against.
+
+  Args:
+    outcome: of the edit.
+    scale: of the task.
+    against: 'last': the last valid score on the way. 'best': the best one on
+      the way or the starter's, so that undoing an improvement and making it
+      again pays 0.5 and no more.
+  """
+  if against == 'last':
+    before = outcome.score_before
+    return scale.m_init if before is None else before
+  if against == 'best':
+    known = [scale.m_init, outcome.best_before]
+    known = [scale.sign * score for score in known if score is not None]
+    return scale.sign * max(known)
+  raise ValueError(f'reward.against: {against!r} is none of {BASELINES}')
+
+
+def neutral_run(steps: Sequence[records.Step]) -> int:
+  """How many steps at the end of a history had a neutral outcome.
+
+  Mistakes, which pay nothing anyway, neither count nor end the run.
+  """
+  count = 0
+  for step in reversed(steps):
+    if step.outcome.kind in NEUTRAL:
+      count += 1
+    elif step.outcome.kind not in MISTAKES:
+      break
+  return count
+
+
+def capped(
+  value: float, outcome: records.Outcome, neutral_before: int, cap: int
+) -> float:
+  """The reward, or 0 for a neutral outcome after `cap` of them in a row.
+
+  Args:
+    value: the reward without the cap.
+    outcome: what it is for.
+    neutral_before: of `neutral_run`.
+    cap: neutral outcomes in a row that pay; 0 for any number.
+  """
+  over = cap and outcome.kind in NEUTRAL and neutral_before >= cap
+  return 0.0 if over else value
+
+
 def reward(
-  outcome: records.Outcome, scale: records.Scale, *, alpha: float = 4.0
+  outcome: records.Outcome,
+  scale: records.Scale,
+  *,
+  alpha: float = 4.0,
+  against: str = 'last',
+  neutral_cap: int = 0,
+  neutral_before: int = 0,
 ) -> float:
   """The reward of one action, in [0, 1].
 
@@ -62,6 +130,9 @@ def reward(
     outcome: what the environment reported.
     scale: the task's direction, m_init and m_best (validation scores).
     alpha: steepness of the sigmoid.
+    against: see `baseline_score`.
+    neutral_cap: see `capped`.
+    neutral_before: see `capped`.
 
   Raises:
     ValueError: for an edit without a score, or m_best equal to m_init.
@@ -69,16 +140,29 @@ def reward(
   if outcome.kind in MISTAKES:
     return 0.0
   if outcome.kind in NEUTRAL:
-    return 0.5
+    return capped(0.5, outcome, neutral_before, neutral_cap)
   if outcome.score is None or not math.isfinite(outcome.score):
     raise ValueError(f'an edit that ran must have a score: {outcome}')
   if scale.m_best == scale.m_init:
     raise ValueError(f'm_best equals m_init ({scale.m_init}): no scale')
-  before = outcome.score_before
-  if before is None:
-    before = scale.m_init
+  before = baseline_score(outcome, scale, against)
   change = scale.sign * (outcome.score - before)
   return sigmoid(alpha * change / abs(scale.m_best - scale.m_init))
+
+
+def breakdown(
+  samples: Iterable[tuple[str, records.OutcomeKind, float]],
+) -> dict[str, float]:
+  """Mean rewards as metrics, 'reward/kind/KIND' and 'reward/task/TASK'.
+
+  Args:
+    samples: (task, kind of the outcome, reward) of each.
+  """
+  found = collections.defaultdict(list)
+  for task, kind, value in samples:
+    found[f'reward/kind/{kind}'].append(value)
+    found[f'reward/task/{task}'].append(value)
+  return {name: sum(found[name]) / len(found[name]) for name in sorted(found)}
 
 
 def sigmoid(x: float) -> float:

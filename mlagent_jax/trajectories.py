@@ -1,4 +1,4 @@
-"""The trajectory store on disk, and the pool of states drawn from it.
+"""The trajectory store on disk, and the states of its trajectories.
 
 A store is one append-only file of JSON lines. Every line carries the SHA-256
 of its record and is on disk (fsync) before `append` returns. A process that is
@@ -7,7 +7,6 @@ that torn line was never acknowledged, so it is dropped and reported. Damage
 anywhere else is an error that names file and line.
 """
 
-import collections
 import contextlib
 import dataclasses
 import fcntl
@@ -17,17 +16,8 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import (
-  Callable,
-  Hashable,
-  Iterable,
-  Iterator,
-  Mapping,
-  Sequence,
-)
-from typing import Any, TypeVar
-
-import numpy as np
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from mlagent_jax.environment.records import (
   Outcome,
@@ -39,8 +29,6 @@ from mlagent_jax.environment.records import (
 )
 
 FILE_NAME = 'trajectories.jsonl'
-
-_T = TypeVar('_T')
 
 
 class TrajectoryError(RuntimeError):
@@ -60,7 +48,7 @@ def from_dict(values: Mapping[str, Any]) -> Trajectory:
   """
   values = dict(values)
   values['ideas'] = tuple(values['ideas'])
-  values['steps'] = tuple(_step(step) for step in values['steps'])
+  values['steps'] = tuple(step_from_dict(step) for step in values['steps'])
   return Trajectory(**values)
 
 
@@ -75,7 +63,8 @@ def snapshot_from_dict(values: Mapping[str, Any]) -> Snapshot:
   return Snapshot(**{**values, 'undo': undo})
 
 
-def _step(values: Mapping[str, Any]) -> Step:
+def step_from_dict(values: Mapping[str, Any]) -> Step:
+  """A step from `dataclasses.asdict` of it; errors as `from_dict`."""
   return Step(
     **{
       **values,
@@ -242,120 +231,3 @@ def states_of(trajectory: Trajectory) -> list[State]:
 def pairs_of(trajectory: Trajectory) -> list[tuple[State, Step]]:
   """(state, the step that was taken in it) for every step."""
   return list(zip(states_of(trajectory), trajectory.steps, strict=False))
-
-
-class StatePool:
-  """States to draw from; a draw is a pure function of seed and cursor."""
-
-  def __init__(self, states: Iterable[State]):
-    """Args: states: in a fixed order; raises ValueError if there is none."""
-    self.states = tuple(states)
-    if not self.states:
-      raise ValueError('the state pool is empty: collect trajectories first')
-    self._by_task = collections.defaultdict(list)
-    for i, state in enumerate(self.states):
-      self._by_task[state.task].append(i)
-
-  @classmethod
-  def of(cls, trajectories: Iterable[Trajectory]) -> 'StatePool':
-    """The pool of every prefix of every trajectory."""
-    return cls(s for t in trajectories for s in states_of(t))
-
-  def __len__(self) -> int:
-    return len(self.states)
-
-  @property
-  def tasks(self) -> tuple[str, ...]:
-    """Names of the tasks, sorted."""
-    return tuple(sorted(self._by_task))
-
-  def draw(
-    self, count: int, *, seed: int, cursor: int = 0, balanced: bool = True
-  ) -> tuple[list[State], int]:
-    """The `count` states from `cursor` on, and the cursor after them.
-
-    Every state comes once before any comes again (within its task, if
-    `balanced`, where the tasks take turns and so have equal shares). Draws of
-    2 and 3 equal one draw of 5, and the cursor is all there is to save.
-    """
-    indices = [
-      self._balanced_index(seed, position)
-      if balanced
-      else _shuffled(range(len(self.states)), position, seed)
-      for position in range(cursor, cursor + count)
-    ]
-    return [self.states[i] for i in indices], cursor + count
-
-  def _balanced_index(self, seed: int, position: int) -> int:
-    tasks = self.tasks
-    task_number = _shuffled(range(len(tasks)), position, seed, 1)
-    members = self._by_task[tasks[task_number]]
-    # Each task comes once a round, so the round counts its draws.
-    return _shuffled(members, position // len(tasks), seed, 2, task_number)
-
-  def hold_out(
-    self,
-    count: int,
-    *,
-    seed: int,
-    key: Callable[[State], Hashable] = lambda state: state.key,
-  ) -> tuple[list[State], 'StatePool']:
-    """A fixed evaluation set and the pool without anything like it.
-
-    The set is drawn as the pool is, with distinct keys, balanced over the
-    tasks as far as they have states, and leaves the starts of episodes to the
-    pool (there is one a task, and training needs it). No state of the returned
-    pool has a key of the set.
-
-    Args:
-      count: size of the set.
-      seed: of the choice.
-      key: what makes two states the same; give the prompt's text to hold out
-        what a policy sees.
-
-    Raises:
-      ValueError: if there are not enough distinct states.
-    """
-    keys = [key(state) for state in self.states]
-    starts = {
-      k for k, s in zip(keys, self.states, strict=True) if not s.history
-    }
-    queues = []
-    for number, task in enumerate(self.tasks):
-      members = self._by_task[task]
-      order = np.random.default_rng([seed, 3, number]).permutation(len(members))
-      # The first of each key in a random order of all prefixes: what was met
-      # often is held out as often as it is drawn.
-      first = {}
-      for i in order:
-        first.setdefault(keys[members[i]], members[i])
-      queues.append([i for k, i in first.items() if k not in starts])
-    # At least one state of a task stays for training beside its start.
-    room = sum(max(0, len(queue) - 1) for queue in queues)
-    if count > room:
-      raise ValueError(
-        f'{count} states to hold out, but only {room} distinct ones can be'
-        f' spared of {len(self.states)} in the pool: collect more, or ask for'
-        ' fewer'
-      )
-    chosen: list[int] = []
-    rounds = 0
-    while len(chosen) < count:
-      for queue in queues:
-        if rounds < len(queue) - 1 and len(chosen) < count:
-          chosen.append(queue[rounds])
-      rounds += 1
-    held = {keys[i] for i in chosen}
-    rest = [s for k, s in zip(keys, self.states, strict=True) if k not in held]
-    return [self.states[i] for i in chosen], StatePool(rest)
-
-
-def _shuffled(items: Sequence[_T], position: int, *seed: int) -> _T:
-  """Item `position` of the endless sequence of shuffled passes over items."""
-  epoch, offset = divmod(position, len(items))
-  return items[_permutation(len(items), (*seed, epoch))[offset]]
-
-
-@functools.lru_cache(maxsize=256)
-def _permutation(length: int, seed: tuple[int, ...]) -> tuple[int, ...]:
-  return tuple(np.random.default_rng(list(seed)).permutation(length).tolist())

@@ -21,6 +21,7 @@ FLOORS = {
   'checkpoint': 2,
   'exploration': 2,
   'trajectories': 2,
+  'state_pool': 2,
   'dispatch': 2,
   'environment.episode': 2,
   'environment.workers': 2,
@@ -182,7 +183,7 @@ def test_config_dicts_stop_at_the_stages():
 def test_workers_hold_no_accelerator():
   code = (
     'import sys, mlagent_jax.environment.workers.local\n'
-    'import mlagent_jax.environment.episode, mlagent_jax.trajectories\n'
+    'import mlagent_jax.environment.episode, mlagent_jax.state_pool\n'
     'bad = {"jax", "jaxlib", "transformers", "torch"} & set(sys.modules)\n'
     'assert not bad, bad\n'
   )

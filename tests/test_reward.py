@@ -75,6 +75,63 @@ def test_an_edit_without_a_score_is_our_error():
     reward_lib.reward(outcome('edited', score=float('nan')), UP)
 
 
+def test_against_the_best_an_improvement_pays_once():
+  # Improved to 0.7, undone to 0.6, and made again.
+  again = outcome('edited', score=0.7, score_before=0.6, best_before=0.7)
+  assert reward_lib.reward(again, UP) == pytest.approx(1 / (1 + math.exp(-2)))
+  assert reward_lib.reward(again, UP, against='best') == 0.5
+  # Recovering from something worse than the starter is no improvement.
+  back = outcome('edited', score=30.0, score_before=50.0, best_before=50.0)
+  assert reward_lib.reward(back, DOWN) > 0.95
+  assert reward_lib.reward(back, DOWN, against='best') == 0.5
+  beyond = outcome('edited', score=20.0, score_before=28.0, best_before=25.0)
+  assert reward_lib.reward(beyond, DOWN, against='best') == pytest.approx(
+    1 / (1 + math.exp(-4 * 5 / 20))
+  )
+  with pytest.raises(ValueError, match='mean.* is none of'):
+    reward_lib.reward(again, UP, against='mean')
+
+
+def history(*kinds):
+  here = records.Snapshot('')
+  return [records.Step(here, '', outcome(kind), here) for kind in kinds]
+
+
+def test_a_run_of_neutral_outcomes_ends_with_an_edit_that_ran():
+  run = reward_lib.neutral_run
+  assert run(()) == 0
+  assert run(history('looked', 'edited')) == 0
+  assert run(history('looked', 'edited', 'looked', 'undone')) == 2
+  # A mistake in between changes nothing: it paid nothing.
+  assert run(history('edited', 'looked', 'script_failed', 'time_limit')) == 2
+
+
+@pytest.mark.parametrize('kind', HALF)
+def test_the_cap_stops_paying_for_neutral_outcomes(kind):
+  for before, expected in ((0, 0.5), (1, 0.5), (2, 0.0), (7, 0.0)):
+    options = {'neutral_cap': 2, 'neutral_before': before}
+    assert reward_lib.reward(outcome(kind), UP, **options) == expected
+  assert reward_lib.reward(outcome(kind), UP, neutral_before=9) == 0.5
+  edit = outcome('edited', score=0.6)
+  assert reward_lib.reward(edit, UP, neutral_cap=1, neutral_before=5) == 0.5
+
+
+def test_breakdown():
+  samples = [
+    ('cells', Kind.EDITED, 0.8),
+    ('cells', Kind.LOOKED, 0.5),
+    ('ames', Kind.EDITED, 0.4),
+  ]
+  assert reward_lib.breakdown(samples) == pytest.approx(
+    {
+      'reward/kind/edited': 0.6,
+      'reward/kind/looked': 0.5,
+      'reward/task/ames': 0.4,
+      'reward/task/cells': 0.65,
+    }
+  )
+
+
 def test_gains():
   assert reward_lib.relative_gain(0.671, UP) == pytest.approx(10.0)
   assert reward_lib.relative_gain(16.0, DOWN) == pytest.approx(50.0)

@@ -1,6 +1,5 @@
-"""The store is exact and crash-safe; the pool's draws are deterministic."""
+"""The store is exact and crash-safe; states are every prefix."""
 
-import collections
 import dataclasses
 import json
 import os
@@ -202,77 +201,3 @@ def test_nothing_is_drawn_after_a_final_answer():
   pairs = trajectories.pairs_of(trajectory)
   assert [step for _, step in pairs] == list(trajectory.steps)
   assert all(state.snapshot == step.before for state, step in pairs)
-
-
-def pool_of(counts):
-  return trajectories.StatePool.of(
-    make(f'{task}-{i}', task, length=4, salt=f'{task}{i}.')
-    for task, count in counts.items()
-    for i in range(count)
-  )
-
-
-def test_draws_depend_on_seed_and_cursor_only():
-  pool = pool_of({'a': 2, 'b': 5})
-  for balanced in (True, False):
-    once, cursor = pool.draw(23, seed=3, balanced=balanced)
-    assert cursor == 23
-    pieces, cursor = [], 0
-    for size in (1, 7, 0, 15):
-      drawn, cursor = pool.draw(size, seed=3, cursor=cursor, balanced=balanced)
-      pieces += drawn
-    assert pieces == once
-    again = pool_of({'a': 2, 'b': 5}).draw(23, seed=3, balanced=balanced)[0]
-    assert again == once
-    assert pool.draw(23, seed=4, balanced=balanced)[0] != once
-
-
-def test_uniform_draws_visit_every_state_once_an_epoch():
-  pool = pool_of({'a': 2, 'b': 5})
-  drawn, _ = pool.draw(2 * len(pool), seed=0, balanced=False)
-  counts = collections.Counter((s.trajectory_id, s.step_index) for s in drawn)
-  assert set(counts.values()) == {2} and len(counts) == len(pool)
-
-
-def test_balanced_draws_give_tasks_equal_shares():
-  pool = pool_of({'a': 1, 'b': 6, 'c': 2})
-  drawn, _ = pool.draw(90, seed=0)
-  assert collections.Counter(s.task for s in drawn) == dict(a=30, b=30, c=30)
-  # Within a task too, no state comes twice before every other has come once.
-  of_b = [(s.trajectory_id, s.step_index) for s in drawn if s.task == 'b']
-  assert len(set(of_b)) == 30 == len(of_b)
-
-
-def test_hold_out_is_disjoint_balanced_and_keeps_the_starts():
-  copies = [make(f'b-again{i}', 'b', 4, salt='b0.') for i in range(3)]
-  pool = trajectories.StatePool(
-    [
-      *pool_of({'a': 3, 'b': 3}).states,
-      *(s for t in copies for s in trajectories.states_of(t)),
-    ]
-  )
-  held, rest = pool.hold_out(8, seed=1)
-  keys = {s.key for s in held}
-  assert len(keys) == 8
-  assert collections.Counter(s.task for s in held) == {'a': 4, 'b': 4}
-  assert not keys & {s.key for s in rest.states}
-  assert all(s.history for s in held)
-  # Copies of a held state leave the pool with it; nothing else does.
-  assert len(rest) == sum(s.key not in keys for s in pool.states)
-  assert pool.hold_out(8, seed=1)[0] == held
-  assert pool.hold_out(8, seed=2)[0] != held
-
-
-def test_hold_out_by_another_key():
-  pool = pool_of({'a': 4})
-  held, rest = pool.hold_out(2, seed=0, key=lambda s: s.step_index)
-  steps = {s.step_index for s in held}
-  assert len(steps) == 2 and 0 not in steps
-  assert not steps & {s.step_index for s in rest.states}
-
-
-def test_too_few_states_is_an_error_with_numbers():
-  with pytest.raises(ValueError, match='9 states to hold out, but only 3'):
-    pool_of({'a': 1}).hold_out(9, seed=0)
-  with pytest.raises(ValueError, match='empty'):
-    trajectories.StatePool([])

@@ -33,6 +33,7 @@ class Row:
     snapshot: the workspace that every reply is executed in a copy of.
     prompt_ids: token ids of its prompt.
     replies: G of them, each with its token ids and log-probabilities.
+    neutral_before: `reward.neutral_run` of the steps that led there.
   """
 
   task: str
@@ -41,6 +42,12 @@ class Row:
   snapshot: records.Snapshot
   prompt_ids: tuple[int, ...]
   replies: tuple[rollout.Reply, ...]
+  neutral_before: int = 0
+
+  @property
+  def name(self) -> str:
+    """As `trajectories.State.name`."""
+    return f'{self.trajectory_id}/{self.step_index}'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ import time
 import numpy as np
 
 from mlagent_jax import checkpoint
+from mlagent_jax import reward as reward_lib
 from mlagent_jax.environment import records
 from mlagent_jax.model import decoder
 from mlagent_jax.stages import (
@@ -144,6 +145,12 @@ def _figures(batch: rollouts.Batch, metrics: dict) -> dict:
   kinds = collections.Counter(done.outcome.kind for done in executed)
   for kind in records.OutcomeKind:
     figures[f'share/{kind}'] = kinds[kind] / len(executed)
+  figures |= reward_lib.breakdown(
+    (row.task, done.outcome.kind, done.reward)
+    for row, slots in zip(batch.rows, batch.slots, strict=True)
+    for done in slots
+    if done is not None
+  )
   figures['samples'] = len(executed)
   figures['tokens'] = sum(len(done.reply.token_ids) for done in executed)
   ran = [done for done in executed if done.outcome.exit_code is not None]

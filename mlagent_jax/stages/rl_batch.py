@@ -11,11 +11,6 @@ from mlagent_jax import advantages as advantages_lib
 from mlagent_jax import batching, losses
 
 
-def row_name(row) -> str:
-  """TRAJECTORY_ID/STEP_INDEX of a `journal.Row`; '' if there is none."""
-  return f'{row.trajectory_id}/{row.step_index}' if row else ''
-
-
 def prompt_length(config, states) -> int:
   """P: of the longest prompt of the pool, or of any episode."""
   if config.rl.mode == 'step':

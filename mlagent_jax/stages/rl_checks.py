@@ -1,6 +1,6 @@
 """What can be wrong with a config's `rl` section, found at start-up."""
 
-from mlagent_jax import advantages, losses
+from mlagent_jax import advantages, losses, reward, state_pool
 
 _CHOICES = {
   'ratio': losses.RATIOS,
@@ -8,6 +8,7 @@ _CHOICES = {
   'kl_estimator': losses.KL_KINDS,
   'kl_place': ('loss', 'reward'),
   'kl_control': ('fixed', 'adaptive'),
+  'pool': (*state_pool.POLICIES, 'distinct'),
 }
 _AT_LEAST_ONE = (
   'steps',
@@ -17,6 +18,7 @@ _AT_LEAST_ONE = (
   'micro_batches',
   'epochs',
   'checkpoint_every',
+  'visited_most',
 )
 _POSITIVE = (
   'temperature',
@@ -33,6 +35,7 @@ _NOT_NEGATIVE = (
   'duration_floor',
   'learning_rate',
 )
+_SHARES = ('gamma', 'gae_lambda', 'pool_uniform_share', 'visited_share')
 
 
 def check(config) -> None:
@@ -46,13 +49,14 @@ def check(config) -> None:
     (_AT_LEAST_ONE, lambda x: x >= 1, 'at least 1'),
     (_POSITIVE, lambda x: x > 0, 'above 0'),
     (_NOT_NEGATIVE, lambda x: x >= 0, '0 or more'),
-    (('gamma', 'gae_lambda'), lambda x: 0 <= x <= 1, 'from 0 to 1'),
+    (_SHARES, lambda x: 0 <= x <= 1, 'from 0 to 1'),
   ):
     for key in keys:
       if not holds(settings[key]):
         raise ValueError(f'rl.{key} is {settings[key]}; it must be {what}')
   _check_sizes(config)
   _check_values(settings)
+  _check_reward(config)
 
 
 def _check_sizes(config) -> None:
@@ -114,3 +118,25 @@ def _check_values(settings) -> None:
         f'{key}.warmup_steps is {section.warmup_steps}, but there are'
         f' {updates} updates in all: nothing is left to decay over'
       )
+
+
+def _check_reward(config) -> None:
+  settings = config.reward
+  if settings.against not in reward.BASELINES:
+    raise ValueError(
+      f'reward.against: {settings.against!r} is none of {reward.BASELINES}'
+    )
+  if settings.alpha <= 0:
+    raise ValueError(f'reward.alpha is {settings.alpha}; it must be above 0')
+  if settings.neutral_cap < 0:
+    raise ValueError(
+      f'reward.neutral_cap is {settings.neutral_cap}; it must be 0 (none) or'
+      ' more'
+    )
+  if config.rl.kl_place == 'reward' and config.rl.max_late_staleness:
+    raise ValueError(
+      'rl.kl_place is reward and rl.max_late_staleness is'
+      f' {config.rl.max_late_staleness}: a late sample is compared with samples'
+      ' of an earlier update, whose KL is not known any more; put the KL into'
+      ' the loss, or drop what is late (0)'
+    )

@@ -266,7 +266,7 @@ def update(
     folder / 'not_finite',
     stage='rl',
     step=number,
-    rows=[rl_batch.row_name(row) for row in taken.rows],
+    rows=[row.name if row else '' for row in taken.rows],
   )
   figures = {name: float(value) for name, value in figures.items()}
   figures |= {

@@ -20,6 +20,7 @@ import numpy as np
 
 from mlagent_jax import dispatch, rollout
 from mlagent_jax import reward as reward_lib
+from mlagent_jax.environment import records
 from mlagent_jax.stages import journal, timeline
 from mlagent_jax.stages import learner as learner_lib
 from mlagent_jax.stages import states as states_lib
@@ -106,7 +107,7 @@ class StepRollouts:
       temperature=self._settings.temperature,
     )
     self._journal = journal.Journal(session.workdir.stage('rl') / 'rollouts')
-    self._cursor = 0  # of the pool
+    self._draws = states.draws(session.config)
     self._drawn = 0  # batches
     self._batches: dict[int, journal.Sampled] = {}
     # Neither trained nor dropped; None: not sent to the workers.
@@ -116,7 +117,7 @@ class StepRollouts:
 
   def state(self) -> dict:
     """Where the draws are, for the checkpoint; a JSON object."""
-    return {'pool_cursor': self._cursor, 'batches_drawn': self._drawn}
+    return {'pool': self._draws.get_state(), 'batches_drawn': self._drawn}
 
   def restore(self, state: dict, done: int) -> None:
     """Goes to where a checkpoint after `done` updates was.
@@ -128,7 +129,7 @@ class StepRollouts:
     Raises:
       JournalError: if a file of the rollouts is damaged.
     """
-    self._cursor = state['pool_cursor']
+    self._draws.set_state(state['pool'])
     self._drawn = state['batches_drawn']
     # Only samples of these can still come.
     oldest = max(1, done + 1 - self._settings.max_late_staleness)
@@ -153,13 +154,13 @@ class StepRollouts:
     """
     drawn = None
     if number > self._drawn:
-      drawn, self._cursor = self._draw(self._cursor)
+      drawn = self._draws.draw(self._settings.states_per_batch)
       self._drawn = number
     sampled = self._journal.sampled(number)
     if sampled is None:
       if drawn is None:
         # Its file was damaged and deleted: other states do as well.
-        drawn, self._cursor = self._draw(self._cursor)
+        drawn = self._draws.draw(self._settings.states_per_batch)
       with self._spans.span('sample'):
         sampled = self._sample(drawn, number, params, version)
       self._journal.write_sampled(sampled)
@@ -181,18 +182,11 @@ class StepRollouts:
       trained = self._choose(number)
       self._journal.write_trained(number, trained)
     self._note(trained)
+    self._tell_draws(number, trained)
     batch = self._batch(number, trained)
     self._close(trained)
     self._send([number])  # what came late already before a restart
     return batch
-
-  def _draw(self, cursor):
-    return self._states.pool.draw(
-      self._settings.states_per_batch,
-      seed=self._session.config.seed,
-      cursor=cursor,
-      balanced=self._settings.pool != 'uniform',
-    )
 
   def _sample(self, drawn, number, params, version) -> journal.Sampled:
     prompts = [self._states.ids_of(state) for state in drawn]
@@ -214,6 +208,7 @@ class StepRollouts:
         state.snapshot,
         tuple(prompt),
         tuple(group),
+        reward_lib.neutral_run(state.history),
       )
       for state, prompt, group in zip(drawn, prompts, replies, strict=True)
     )
@@ -256,7 +251,10 @@ class StepRollouts:
       outcome, after = ticket.result
       scale = self._session.scales[self._row(sample).task]
       value = reward_lib.reward(
-        outcome, scale, alpha=self._session.config.reward.alpha
+        outcome,
+        scale,
+        neutral_before=self._row(sample).neutral_before,
+        **self._session.config.reward,
       )
       results[sample] = journal.Result(outcome, after, value)
     dropped = tuple(
@@ -277,6 +275,22 @@ class StepRollouts:
     for sample, result in trained.results.items():
       if sample.batch in self._rewards:
         self._rewards[sample.batch][sample.row, sample.slot] = result.reward
+
+  def _tell_draws(self, number: int, trained: journal.Trained) -> None:
+    """What the draws after this update depend on, from the journal alone."""
+    for place in sorted({(s.batch, s.row) for s in trained.results}):
+      rewards = self._rewards[place[0]][place[1]]
+      row = self._batches[place[0]].rows[place[1]]
+      self._draws.observe(row.name, rewards[~np.isnan(rewards)].tolist())
+    # One sample a row, as good as any: they differ by their seeds alone.
+    slot = number % self._settings.samples_per_state
+    for index, row in enumerate(self._batches[number].rows):
+      result = trained.results.get(SampleId(number, index, slot))
+      if result is not None:
+        step = records.Step(
+          row.snapshot, row.replies[slot].text, result.outcome, result.after
+        )
+        self._draws.visit(row.name, f'policy-{number}-{index}', step)
 
   def _close(self, trained: journal.Trained) -> None:
     """What is trained or dropped is open no more."""

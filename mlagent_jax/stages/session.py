@@ -34,7 +34,6 @@ from mlagent_jax.stages import (
 )
 
 LAYOUTS = ('shared_prompt', 'packed')
-POOLS = ('balanced', 'distinct', 'uniform')
 TOKENIZERS = ('sentencepiece', 'huggingface')
 # What a stage reads of an earlier one.
 NEEDS = {'sft': 'collect', 'rl': 'sft', 'evaluate': 'collect'}
@@ -190,7 +189,6 @@ def check_config(config, num_devices: int) -> None:
   for key, value, choices in (
     ('agent.protocol', config.agent.protocol, prompts.PROTOCOLS),
     ('tokenizer.kind', config.tokenizer.kind, TOKENIZERS),
-    ('rl.pool', config.rl.pool, POOLS),
     ('sft.layout', config.sft.layout, LAYOUTS),
     ('environment.pool', config.environment.pool, workers.KINDS),
     ('agent.editor', config.agent.editor, chat_models.EDITORS),

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from mlagent_jax import trajectories
+from mlagent_jax import state_pool, trajectories
 from mlagent_jax.stages.session import Session
 
 
@@ -17,22 +17,42 @@ class States:
     fixed: states with distinct prompts, for measuring before and after RL.
     pairs: (state, expert's reply) for fine-tuning, of every trajectory.
     prompt_ids: (task, state, steps so far) -> token ids.
+    longest_prompt: tokens that a prompt may have; 0 if all that will be drawn
+      are in the pool already.
   """
 
-  pool: trajectories.StatePool
+  pool: state_pool.StatePool
   fixed: list[trajectories.State]
   pairs: list[tuple[trajectories.State, str]]
   prompt_ids: Callable
+  longest_prompt: int = 0
 
   @functools.cached_property
   def prompt_length(self) -> int:
     """P: tokens of the longest prompt, rounded up to a multiple of 16."""
-    longest = max(len(self.ids_of(state)) for state in self.pool.states)
+    longest = self.longest_prompt or max(
+      len(self.ids_of(state)) for state in self.pool.states
+    )
     return -(-longest // 16) * 16
 
   def ids_of(self, state: trajectories.State) -> list[int]:
     """Token ids of a state's prompt."""
     return self.prompt_ids(state.task, state.snapshot, state.history)
+
+  def draws(self, config) -> state_pool.Draws:
+    """The draws of RL from their beginning, by the config."""
+    settings = config.rl
+    held = {tuple(self.ids_of(state)) for state in self.fixed}
+    return state_pool.Draws(
+      self.pool,
+      # The pool itself is what is distinct then.
+      'balanced' if settings.pool == 'distinct' else settings.pool,
+      seed=config.seed,
+      uniform_share=settings.pool_uniform_share,
+      visited_share=settings.visited_share,
+      visited_most=settings.visited_most,
+      admits=lambda state: tuple(self.ids_of(state)) not in held,
+    )
 
 
 def load_states(session: Session, tokenizer) -> States:
@@ -55,7 +75,7 @@ def load_states(session: Session, tokenizer) -> States:
       )
     return known[state.key]
 
-  everything = trajectories.StatePool.of(collected)
+  everything = state_pool.StatePool.of(collected)
   fixed, pool = everything.hold_out(
     config.fixed_set.states, seed=config.seed, key=prompt_key
   )
@@ -63,7 +83,7 @@ def load_states(session: Session, tokenizer) -> States:
     first = {}
     for state in pool.states:
       first.setdefault(prompt_key(state), state)
-    pool = trajectories.StatePool(first.values())
+    pool = state_pool.StatePool(first.values())
   pairs = [
     (state, step.reply)
     for trajectory in collected
@@ -74,4 +94,5 @@ def load_states(session: Session, tokenizer) -> States:
     state = trajectories.State(task, '', len(steps), snapshot, tuple(steps))
     return list(prompt_key(state))
 
-  return States(pool, fixed, pairs, cached_ids)
+  longest = config.agent.max_prompt_tokens if config.rl.visited_share else 0
+  return States(pool, fixed, pairs, cached_ids, longest)
