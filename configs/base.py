@@ -114,7 +114,7 @@ def get_config() -> config_dict.ConfigDict:
   config.reward.alpha = 4.0
   # Against ways to earn without improving, see docs/rl.md: an edit is measured
   # against the 'last' score on the way or the 'best' one; after so many neutral
-  # outcomes (0.5) in a row the next pays nothing, 0 for no cap.
+  # outcomes (0.5) without a new best score the next pays 0; 0: no cap.
   config.reward.against = 'last'
   config.reward.neutral_cap = 0
 

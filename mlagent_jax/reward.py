@@ -14,9 +14,9 @@ the state, m_init if there was none; sign is +1 if higher is better, else -1.
 
 Two options, off by default, close ways to earn without improving anything
 (benchmarks/reward_hacks.py): `baseline_score` with 'best' measures against the
-best score so far instead of m, and `capped` pays nothing for a neutral outcome
-(the rows of 0.5) after so many in a row. The third option, weights by duration,
-is in `advantages.duration_weights`.
+best score so far instead of m; `capped` pays nothing for a neutral outcome (the
+rows of 0.5) after so many without a new best score. The third option, weights
+by duration, is in `advantages.duration_weights`.
 """
 
 import collections
@@ -86,17 +86,25 @@ def baseline_score(
   raise ValueError(f'reward.against: {against!r} is none of {BASELINES}')
 
 
-def neutral_run(steps: Sequence[records.Step]) -> int:
-  """How many steps at the end of a history had a neutral outcome.
+def neutral_run(steps: Sequence[records.Step], scale: records.Scale) -> int:
+  """Neutral outcomes of a history since the last new best score.
 
-  Mistakes, which pay nothing anyway, neither count nor end the run.
+  An edit that is no new best does not end the run: a bad edit between two looks
+  would make the second one pay again.
+
+  Args:
+    steps: of the history, in order.
+    scale: of the task.
   """
   count = 0
   for step in reversed(steps):
-    if step.outcome.kind in NEUTRAL:
+    outcome = step.outcome
+    if outcome.kind in NEUTRAL:
       count += 1
-    elif step.outcome.kind not in MISTAKES:
-      break
+    elif outcome.kind is Kind.EDITED:
+      before = baseline_score(outcome, scale, 'best')
+      if scale.sign * (outcome.score - before) > 0:
+        break
   return count
 
 
@@ -109,7 +117,7 @@ def capped(
     value: the reward without the cap.
     outcome: what it is for.
     neutral_before: of `neutral_run`.
-    cap: neutral outcomes in a row that pay; 0 for any number.
+    cap: neutral outcomes that pay before a new best score; 0 for any number.
   """
   over = cap and outcome.kind in NEUTRAL and neutral_before >= cap
   return 0.0 if over else value

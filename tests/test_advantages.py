@@ -132,6 +132,31 @@ def test_whiten():
   np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+def test_duration_weights():
+  seconds = np.array([[0.0, 3.0], [9.0, np.nan]])
+  valid = np.array([[1, 1], [1, 0]])
+  got = advantages.duration_weights(seconds, floor=1.0, valid=valid)
+  # Of 1, 4 and 10 seconds, whose mean is 5.
+  np.testing.assert_allclose(got, [[0.2, 0.8], [2.0, 0.0]], rtol=1e-6)
+  alike = advantages.duration_weights(np.full((2, 3), 7.0), floor=0.5)
+  np.testing.assert_allclose(alike, 1.0, rtol=1e-6)
+  nothing = advantages.duration_weights(
+    seconds, floor=1.0, valid=np.zeros((2, 2))
+  )
+  assert not nothing.any()
+
+
+def test_explained_variance():
+  rng = np.random.default_rng(4)
+  returns, noise = rng.normal(size=(2, 3, 4, 5))
+  mask = rng.uniform(size=(3, 4, 5)) < 0.7
+  got = advantages.explained_variance(returns - noise, returns, mask)
+  expected = 1 - noise[mask].var() / returns[mask].var()
+  np.testing.assert_allclose(got, expected, rtol=1e-4)
+  know = advantages.explained_variance(returns, returns, mask)
+  np.testing.assert_allclose(know, 1.0)
+
+
 @pytest.mark.parametrize('estimator', ['grpo', 'rloo'])
 def test_a_group_of_one_is_refused(estimator):
   with pytest.raises(ValueError, match='samples_per_state is 1'):

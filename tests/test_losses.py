@@ -100,6 +100,121 @@ def test_policy_loss_and_its_gradient(low, high, dual, aggregation):
   assert (np.asarray(gradient)[MASK > 0] == 0).any()
 
 
+def gspo_oracle(logps, logps_old, advantages, low, high):
+  """arXiv 2507.18071 eq. 5 to 7: the mean over sequences, as a loss."""
+  total, count = 0.0, 0
+  for s in range(S):
+    for g in range(G):
+      n = LENGTHS[s, g]
+      if n:
+        difference = sum(logps[s, g, t] - logps_old[s, g, t] for t in range(n))
+        ratio = math.exp(difference / n)
+        a = advantages[s, g]
+        bounded = min(max(ratio, 1 - low), 1 + high)
+        total -= min(ratio * a, bounded * a)
+        count += 1
+  return total / count
+
+
+def test_gspo_and_its_gradient():
+  logps, logps_old, advantages, _ = draw(6)
+  # So that sequences clip: their ratios are nearer to 1 than tokens' are.
+  low, high = 0.1, 0.05
+
+  def ours(logps):
+    total, weight, _ = losses.policy_loss(
+      logps,
+      jnp.asarray(logps_old),
+      jnp.asarray(advantages),
+      MASK,
+      clip_low=low,
+      clip_high=high,
+      dual_clip=None,
+      ratio_kind='sequence',
+      aggregation='seq-mean-token-mean',
+    )
+    return total / weight
+
+  value, gradient = jax.value_and_grad(ours)(jnp.asarray(logps))
+  arguments = logps_old, advantages, low, high
+  np.testing.assert_allclose(value, gspo_oracle(logps, *arguments), rtol=1e-5)
+  step, clipped = 1e-6, 0
+  for cell in np.ndindex(S, G, A):
+    up, down = logps.copy(), logps.copy()
+    up[cell] += step
+    down[cell] -= step
+    slope = gspo_oracle(up, *arguments) - gspo_oracle(down, *arguments)
+    slope /= 2 * step
+    np.testing.assert_allclose(gradient[cell], slope, rtol=1e-4, atol=1e-5)
+    clipped += slope == 0 and MASK[cell] > 0
+  assert 0 < clipped < LENGTHS.sum()
+
+
+def test_what_is_outside_the_mask_is_not_in_a_sequence_ratio():
+  logps, logps_old, *_ = draw(7)
+  logps[MASK == 0] = -np.inf
+  got = losses.log_ratios(
+    jnp.asarray(logps), jnp.asarray(logps_old), MASK, 'sequence'
+  )
+  expected = np.where(MASK > 0, logps - logps_old, 0).sum(-1)
+  expected = expected / np.maximum(LENGTHS, 1)
+  np.testing.assert_allclose(got[..., 0], expected, rtol=1e-5)
+  weights = losses.truncated_importance(
+    logps, logps_old, cap=1.1, mask=MASK, kind='sequence'
+  )
+  np.testing.assert_allclose(
+    weights[..., 0], np.minimum(np.exp(expected), 1.1), rtol=1e-5
+  )
+
+
+def test_value_loss_and_its_gradient():
+  rng = np.random.default_rng(8)
+  values_old, returns = rng.uniform(size=(2, S, G, A))
+  values = values_old + 0.4 * rng.normal(size=(S, G, A))
+  clip = 0.3
+
+  def oracle(values):
+    def token(s, g, t):
+      v, old, r = (x[s, g, t] for x in (values, values_old, returns))
+      bounded = min(max(v, old - clip), old + clip)
+      return max((v - r) ** 2, (bounded - r) ** 2) / 2
+
+    total, weight = aggregate_oracle(token, 'token-mean')
+    return total / weight
+
+  def ours(values):
+    total, weight, metrics = losses.value_loss(
+      values, values_old, returns, MASK, value_clip=clip
+    )
+    return total / weight, metrics
+
+  (value, metrics), gradient = jax.value_and_grad(ours, has_aux=True)(
+    jnp.asarray(values)
+  )
+  np.testing.assert_allclose(value, oracle(values), rtol=1e-5)
+  step = 1e-6
+  for cell in np.ndindex(S, G, A):
+    up, down = values.copy(), values.copy()
+    up[cell] += step
+    down[cell] -= step
+    slope = (oracle(up) - oracle(down)) / (2 * step)
+    np.testing.assert_allclose(gradient[cell], slope, rtol=1e-4, atol=1e-5)
+  inside = MASK > 0
+  total, weight = metrics['value_error']
+  expected = ((values - returns)[inside] ** 2).mean()
+  np.testing.assert_allclose(total / weight, expected, rtol=1e-5)
+  total, weight = metrics['value_clip_fraction']
+  still = (np.asarray(gradient) == 0)[inside].mean()
+  assert 0 < still == total / weight < 1
+
+
+def test_adapted_kl_coef():
+  # Ziegler et al. 2019: e = clip(KL / target - 1, -0.2, 0.2).
+  for kl, error in ((0.011, 0.1), (0.5, 0.2), (0.0, -0.2), (0.009, -0.1)):
+    got = losses.adapted_kl_coef(2.0, kl, target=0.01, gain=0.5)
+    np.testing.assert_allclose(got, 2.0 * (1 + 0.5 * error), rtol=1e-5)
+
+
 def test_policy_metrics():
   logps, logps_old, advantages, importance = draw(1, spread=0.8)
   _, _, metrics = losses.policy_loss(
@@ -228,6 +343,7 @@ def test_what_the_gradients_of_the_kl_estimators_are():
   [
     (lambda x: losses.aggregate(x, x, 'mean'), "aggregation 'mean'"),
     (lambda x: losses.kl_penalty(x, x, 'k4'), "KL estimator 'k4'"),
+    (lambda x: losses.log_ratios(x, x, x, 'word'), "ratio 'word'"),
     (
       lambda x: losses.policy_loss(x, x, x, x, dual_clip=0.5),
       'dual_clip is 0.5',

@@ -97,13 +97,28 @@ def history(*kinds):
   return [records.Step(here, '', outcome(kind), here) for kind in kinds]
 
 
-def test_a_run_of_neutral_outcomes_ends_with_an_edit_that_ran():
-  run = reward_lib.neutral_run
-  assert run(()) == 0
-  assert run(history('looked', 'edited')) == 0
-  assert run(history('looked', 'edited', 'looked', 'undone')) == 2
+def test_a_run_of_neutral_outcomes_ends_with_a_new_best_score():
+  def run(*steps):
+    return reward_lib.neutral_run(steps, UP)
+
+  looked, undone, failed, timed = history(
+    'looked', 'undone', 'script_failed', 'time_limit'
+  )
+  here = records.Snapshot('')
+
+  def edited(score, **before):
+    done = outcome('edited', score=score, **before)
+    return records.Step(here, '', done, here)
+
+  assert run() == 0
+  assert run(looked, edited(0.7)) == 0
+  assert run(looked, edited(0.7), looked, undone) == 2
   # A mistake in between changes nothing: it paid nothing.
-  assert run(history('edited', 'looked', 'script_failed', 'time_limit')) == 2
+  assert run(edited(0.7), looked, failed, timed) == 2
+  # Neither does an edit that is worse than the best one, or than the starter.
+  assert run(looked, edited(0.5), looked) == 2
+  again = edited(0.7, score_before=0.6, best_before=0.7)
+  assert run(edited(0.7), undone, again, looked) == 2
 
 
 @pytest.mark.parametrize('kind', HALF)

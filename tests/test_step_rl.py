@@ -81,12 +81,28 @@ def test_the_ratio_is_exactly_one_before_the_first_update(micro_batches):
   assert metrics['kl_old'] == 0.0
 
 
-def test_accumulation_equals_the_big_batch():
+@pytest.mark.parametrize(
+  'options',
+  [
+    {},
+    {
+      'ratio_kind': 'sequence',
+      'aggregation': 'seq-mean-token-mean',
+      'kl_coef': None,
+    },
+  ],
+  ids=['ppo', 'gspo'],
+)
+def test_accumulation_equals_the_big_batch(options):
   batch = make_batch()
   counts = batch['mask'].sum(axis=(1, 2))
   assert len(set(counts.tolist())) > 1
-  whole, figures = train_step(1)(model()[1], batch)
-  parts, part_figures = train_step(4)(model()[1], batch)
+  if options:
+    batch['kl_coef'] = jnp.full(S, 0.3)
+    batch['logps_ref'] = batch['logps_sampler'] + 0.5
+    batch['logps_old'] = batch['logps_sampler'] - 0.1
+  whole, figures = train_step(1, **options)(model()[1], batch)
+  parts, part_figures = train_step(4, **options)(model()[1], batch)
   assert figures.keys() == part_figures.keys()
   assert_close(figures, part_figures, 2e-6)
   assert_close(whole, parts, 1e-6)

@@ -208,7 +208,7 @@ class StepRollouts:
         state.snapshot,
         tuple(prompt),
         tuple(group),
-        reward_lib.neutral_run(state.history),
+        reward_lib.neutral_run(state.history, self._session.scales[state.task]),
       )
       for state, prompt, group in zip(drawn, prompts, replies, strict=True)
     )
