@@ -42,7 +42,7 @@ def batch(summed):
     stop_ids={2},
     episodes=2,
     max_steps=4,
-    alpha=4.0,
+    reward={'alpha': 4.0},
     summed=summed,
   )
 

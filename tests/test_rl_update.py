@@ -317,7 +317,8 @@ def test_nan_stops_with_the_batch_saved(tmp_path):
     update({}, taken, tmp_path, number=17)
   text = str(caught.value)
   file = tmp_path / 'not_finite' / '000017.npz'
-  assert 'rl step 17: loss is nan' in text and str(file) in text
+  assert text.startswith('rl step 17: ') and str(file) in text
+  assert 'loss is nan in update 1 of 1' in text
   assert 'rewards (rows [2])' in text
   with np.load(file) as saved:
     host = rl_batch.host_batch(setup()[0], STATES.prompt_length, taken)

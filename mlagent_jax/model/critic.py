@@ -20,7 +20,6 @@ from flax import nnx
 
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import Decoder
-from mlagent_jax.model.layers import constant
 from mlagent_jax.model.layout import layout_of
 from mlagent_jax.model.logps import action_hidden
 from mlagent_jax.model.sharding import (
@@ -39,8 +38,10 @@ class Critic(nnx.Module):
     self.decoder = Decoder(
       dataclasses.replace(config, tied_embeddings=True), rngs=rngs
     )
-    self.weight = constant(0.0, (config.embed_dim,), ('embed',))
-    self.bias = constant(0.0, (1,), ('norm',))
+    # With adapters only they are trained: the head then counts as one.
+    kind = nnx.LoRAParam if config.lora_rank else nnx.Param
+    self.weight = _zeros(kind, config.embed_dim, 'embed')
+    self.bias = _zeros(kind, 1, 'norm')
 
   def __call__(self, batch) -> jax.Array:
     """Values of a batch of `batching.group_layout`: [S, G, A] float32.
@@ -52,6 +53,11 @@ class Critic(nnx.Module):
     predicting = action_hidden(hidden, batch).astype(jnp.float32)
     values = jnp.einsum('sgad,d->sga', predicting, self.weight[...])
     return values + self.bias[...]
+
+
+def _zeros(kind, size: int, axis: str) -> nnx.Param:
+  zeros = jnp.zeros((size,), jnp.float32)
+  return kind(zeros, out_sharding=(axis,), eager_sharding=False)
 
 
 def abstract_critic(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:

@@ -10,6 +10,8 @@ The return is the sum of the steps' rewards, or the reward of the whole way:
 the reward of one edit that led from the starter's score to the last valid one.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from mlagent_jax import dispatch, rollout
@@ -94,7 +96,7 @@ class EpisodeRollouts:
       stop_ids=self._stop_ids,
       episodes=self._settings.samples_per_state,
       max_steps=self._settings.episode_steps,
-      alpha=self._session.config.reward.alpha,
+      reward=self._session.config.reward,
       summed=self._settings.episode_return == 'sum',
     )
 
@@ -130,7 +132,7 @@ def batch_of(
   stop_ids,
   episodes: int,
   max_steps: int,
-  alpha: float,
+  reward: Mapping,
   summed: bool,
 ) -> Batch:
   """Episodes as one row an action.
@@ -142,7 +144,7 @@ def batch_of(
     stop_ids: tokens that end an action.
     episodes: G.
     max_steps: of an episode; there are rows for so many of each.
-    alpha: of the reward.
+    reward: the config's `reward`: options of `reward.reward`.
     summed: the return is the sum of the rewards, not the whole way's.
   """
   rows, slots, owners = [], [], []
@@ -150,10 +152,15 @@ def batch_of(
   for index, trajectory in enumerate(played):
     scale = scales[trajectory.task]
     rewards = [
-      reward_lib.reward(step.outcome, scale, alpha=alpha)
-      for step in trajectory.steps
+      reward_lib.reward(
+        step.outcome,
+        scale,
+        neutral_before=reward_lib.neutral_run(trajectory.steps[:number], scale),
+        **reward,
+      )
+      for number, step in enumerate(trajectory.steps)
     ]
-    whole = whole_way(trajectory, scale, alpha=alpha)
+    whole = whole_way(trajectory, scale, alpha=reward['alpha'])
     returns[index] = sum(rewards) if summed else whole
     for number, step in enumerate(trajectory.steps):
       reply = rollout.Reply(

@@ -1,5 +1,7 @@
 """The critic: per-token values that equal those of one action at a time."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 from flax import nnx
 
 from mlagent_jax import batching, losses, train_state
+from mlagent_jax.model import lora
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.critic import (
   abstract_critic,
@@ -19,7 +22,7 @@ from mlagent_jax.model.sharding import make_mesh
 from mlagent_jax.optim import make_optimizer
 
 # An output head of its own: the critic must not carry it along.
-CONFIG = ModelConfig(2, 16, 2, 2, 8, 24, 61)
+CONFIG = ModelConfig(2, 16, 2, 2, 8, 24, 64)
 GRAPHDEF, SHAPES = abstract_critic(CONFIG)
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
 ACTIONS = [[[20, 21, 22, 23], [24]], [[25, 26], [27, 28, 29]]]
@@ -85,6 +88,15 @@ def test_on_a_mesh_and_in_parts():
   compute = make_compute_values(GRAPHDEF, micro_batches=2, mesh=mesh)
   split = compute(critic_params(mesh), train_state.put_batch(host, mesh))
   np.testing.assert_allclose(split, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_beside_adapters_the_head_is_trained_and_the_rest_is_not():
+  config = dataclasses.replace(CONFIG, lora_rank=2, lora_alpha=4.0)
+  _, shapes = abstract_critic(config)
+  params = critic_from_policy(make_model(config, 0)[1], shapes)
+  trained, frozen = lora.split(params)
+  assert {'weight', 'bias', 'decoder'} == set(trained.keys())
+  assert 'embedding' in frozen['decoder']
 
 
 def test_accumulation_equals_the_big_batch():
