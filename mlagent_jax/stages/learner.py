@@ -36,9 +36,17 @@ class Learner:
     return starting_point.initial_params(self.config, self.model, self.mesh)
 
   def policy(
-    self, *, samples_per_prompt: int, batch_size: int, temperature: float
+    self,
+    *,
+    samples_per_prompt: int,
+    batch_size: int,
+    temperature: float,
+    prompt_length: int | None = None,
   ) -> rollout.Policy:
-    """A policy of this model; equal arguments share one compiled program."""
+    """A policy of this model; equal arguments share one compiled program.
+
+    `prompt_length` is the longest prompt in tokens; the config's if None.
+    """
     agent = self.config.agent
     sampler = _sampler(
       self.graphdef,
@@ -52,7 +60,7 @@ class Learner:
       sampler,
       self.tokenizer,
       samples_per_prompt=samples_per_prompt,
-      prompt_length=agent.max_prompt_tokens,
+      prompt_length=prompt_length or agent.max_prompt_tokens,
       batch_size=batch_size,
     )
 

@@ -46,23 +46,30 @@ class RunLog:
     """Prints a line above the progress bar."""
     self.console.print(text, highlight=False, soft_wrap=True)
 
-  @contextlib.contextmanager
-  def progress(self, stage: str, total: int, done: int = 0) -> Iterator:
+  def progress(self, stage: str, total: int, done: int = 0):
     """A bar for `total` steps; yields advance(text of the figures)."""
-    columns = (
-      rich.progress.TextColumn('[bold]{task.description:<9}'),
-      rich.progress.BarColumn(bar_width=24),
-      rich.progress.MofNCompleteColumn(),
-      rich.progress.TimeElapsedColumn(),
-      rich.progress.TextColumn('{task.fields[figures]}'),
-    )
-    with rich.progress.Progress(*columns, console=self.console) as bar:
-      task = bar.add_task(stage, total=total, completed=done, figures='')
+    return progress_bar(self.console, stage, total, done)
 
-      def advance(figures: str = '', steps: int = 1) -> None:
-        bar.update(task, advance=steps, figures=figures)
 
-      yield advance
+@contextlib.contextmanager
+def progress_bar(
+  console: rich.console.Console, name: str, total: int, done: int = 0
+) -> Iterator:
+  """A bar for `total` steps; yields advance(text of the figures)."""
+  columns = (
+    rich.progress.TextColumn('[bold]{task.description:<9}'),
+    rich.progress.BarColumn(bar_width=24),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TimeElapsedColumn(),
+    rich.progress.TextColumn('{task.fields[figures]}'),
+  )
+  with rich.progress.Progress(*columns, console=console) as bar:
+    task = bar.add_task(name, total=total, completed=done, figures='')
+
+    def advance(figures: str = '', steps: int = 1) -> None:
+      bar.update(task, advance=steps, figures=figures)
+
+    yield advance
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:

@@ -117,8 +117,13 @@ def is_free(key: str) -> bool:
 
 def fingerprint(config: config_dict.ConfigDict) -> str:
   """SHA-256 (hex) of everything in the config that decides the result."""
-  flat = {key: v for key, v in flatten(config).items() if not is_free(key)}
-  text = json.dumps(flat, sort_keys=True)
+  return fingerprint_of(flatten(config))
+
+
+def fingerprint_of(flat: dict[str, object]) -> str:
+  """The same of a flat config, as config.json holds it."""
+  kept = {key: value for key, value in flat.items() if not is_free(key)}
+  text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,0 +1,146 @@
+"""The models that a training run left in its work directory.
+
+What evaluates, serves or solves with a trained agent opens it here: the config
+that made it, its tokenizer, its model, and the parameters before training,
+after SFT and after RL. Nothing is written to that folder.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+
+import jax
+from ml_collections import config_dict
+
+from mlagent_jax import checkpoint, paths, train_state
+from mlagent_jax.agent import tokenizer as tokenizer_lib
+from mlagent_jax.stages import learner as learner_lib
+from mlagent_jax.stages import session, workdir
+
+STAGES = ('untrained', 'sft', 'rl')
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A training run, opened for reading.
+
+  Attributes:
+    folder: its work directory.
+    config: what made it; `mesh` fits the devices that are here.
+    fingerprint: of the config, as its checkpoints carry it.
+    learner: its model and tokenizer.
+  """
+
+  folder: pathlib.Path
+  config: config_dict.ConfigDict
+  fingerprint: str
+  learner: learner_lib.Learner
+
+  def step(self, stage: str) -> int:
+    """Updates that made the parameters of a stage; 0 for 'untrained'.
+
+    Raises:
+      ConfigError: if the run has no checkpoint of this stage.
+    """
+    if stage == 'untrained':
+      return 0
+    with self._checkpoints(stage) as checkpoints:
+      return checkpoints.latest_step()
+
+  def params(self, stage: str):
+    """The parameters of 'untrained', 'sft' or 'rl' (its latest checkpoint).
+
+    Raises:
+      ConfigError: if the run has no checkpoint of this stage.
+      CheckpointError: if it is damaged, or of another architecture.
+    """
+    if stage == 'untrained':
+      return self.learner.untrained()
+    template = train_state.train_state_shapes(
+      self.learner.shapes, self.learner.optimizer(stage), self.learner.mesh
+    )
+    with self._checkpoints(stage) as checkpoints:
+      state, _ = checkpoints.restore(template)
+    return state.params
+
+  def _checkpoints(self, stage: str) -> checkpoint.Checkpointer:
+    folder = self.folder / stage / 'checkpoints'
+    if not folder.is_dir() or not any(
+      path.name.isdigit() for path in folder.iterdir()
+    ):
+      raise session.ConfigError(
+        f'{self.folder} has no checkpoint of stage {stage!r}: train it first'
+        ' (python -m mlagent_jax.train), or leave that agent out'
+      )
+    return checkpoint.Checkpointer(
+      folder, max_to_keep=None, fingerprint=self.fingerprint
+    )
+
+
+def read_config(
+  folder: pathlib.Path,
+) -> tuple[config_dict.ConfigDict, str]:
+  """The config that made a work directory, and its fingerprint.
+
+  Keys that this version has and the run did not know keep their defaults.
+
+  Raises:
+    ConfigError: if it is no work directory, or has keys unknown here.
+    WorkdirError: if config.json is damaged.
+  """
+  flat = workdir.read_json(folder / 'config.json')
+  if flat is None:
+    raise session.ConfigError(
+      f'{folder} is no work directory of a training run: it has no config.json'
+    )
+  known = _defaults()
+  for key, value in flat.items():
+    place = known
+    *parents, name = key.split('.')
+    for parent in parents:
+      place = place.get(parent, {})
+    if name not in place:
+      raise session.ConfigError(
+        f'{folder / "config.json"} has the key {key!r}, which this version of'
+        ' mlagent_jax does not know: use the version that made the run'
+      )
+    place[name] = tuple(value) if isinstance(value, list) else value
+  return known, workdir.fingerprint_of(flat)
+
+
+def open_trained(folder: pathlib.Path) -> Trained:
+  """Opens a training run.
+
+  Raises:
+    ConfigError: if it is none, or has no tokenizer yet.
+  """
+  config, fingerprint = read_config(folder)
+  mesh = config.mesh
+  if mesh.data * mesh.fsdp * mesh.model != jax.device_count():
+    # The run's mesh was another machine's; all that is here holds the model.
+    mesh.data, mesh.fsdp, mesh.model = 1, jax.device_count(), 1
+  if config.tokenizer.kind == 'huggingface':
+    tokenizer = tokenizer_lib.load(config.tokenizer.path)
+  elif any((folder / 'tokenizer').glob('*')):
+    tokenizer = tokenizer_lib.load(folder / 'tokenizer')
+  else:
+    raise session.ConfigError(
+      f'{folder} has no tokenizer: its collect stage has not ended'
+    )
+  learner = learner_lib.make_learner(config, tokenizer)
+  return Trained(folder, config, fingerprint, learner)
+
+
+@functools.cache
+def _module():
+  file = paths.top_folder('configs') / 'base.py'
+  spec = importlib.util.spec_from_file_location('_mlagent_base_config', file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _defaults() -> config_dict.ConfigDict:
+  """Every key with its default, from configs/base.py."""
+  return _module().get_config()
