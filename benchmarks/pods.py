@@ -3,10 +3,12 @@
 `python benchmarks/pods.py` compiles the cases that benchmarks/pods.json has no
 result of (a minute or two each, one at a time; killed, it goes on where it was)
 and rewrites the tables. A result is of one version of the code: --again
-compiles all cases anew, --only=TEXT those whose name has TEXT in it.
+compiles all cases anew, --only=TEXT those with TEXT in their name, and --tables
+none.
 """
 
 import argparse
+import importlib
 import json
 import pathlib
 import subprocess
@@ -14,6 +16,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for configs
 RESULTS = ROOT / 'benchmarks' / 'pods.json'
 PAGE = ROOT / 'docs' / 'pods.md'
 
@@ -36,12 +39,12 @@ CASES = {
   'logps': (RL, 'logps', 'v5e:4x4', ()),
   **{
     f'ppo {part} on {pod}': (PPO, f'{part}_step', pod, ())
-    for pod in ('v5e:4x4', 'v5e:4x8', 'v6e:2x4')
+    for pod in ('v5p:2x2x1', 'v6e:2x4', 'v5e:4x4')
     for part in ('rl', 'critic')
   },
 }
-# The paper's runs: (row of the table, case of one step, steps).
-TRAJECTORIES, EPOCHS, STEPS_OF_ONE, BATCH = 10_000, 2, 15, 64
+# The paper's SFT: 10k trajectories, 2 epochs, batches of 64.
+UPDATES = {'sft': -(-10_000 * 2 // 64), 'rl': 200}
 
 
 def compile_case(case) -> dict:
@@ -103,28 +106,44 @@ def memory_table(results) -> str:
   return table(header, rows)
 
 
+def arithmetic(case) -> tuple[int, float]:
+  """(chips, seconds of compute at the peak) of a case: nothing is compiled."""
+  from mlagent_jax.aot import programs, roofline, topologies
+  from mlagent_jax.stages import session
+
+  path, function, topology, overrides = case
+  config = importlib.import_module(path[:-3].replace('/', '.')).get_config()
+  for override in overrides:
+    key, value = override.split('=')
+    config.update_from_flattened_dict({key: int(value)})
+  devices = topologies.devices_of(topology)
+  session.fill_in(config, len(devices))
+  session.check_config(config, len(devices))
+  program, learner = programs.make_program(config, function, devices)
+  flops = program.work.executed_flops(learner.model) / len(devices)
+  return len(devices), flops / roofline.CHIPS[devices[0].device_kind].flops
+
+
 def time_table(results) -> str:
-  """Hours of the paper's runs, were the roofline reached and at half of it."""
+  """Hours and chip-hours of the paper's runs, at the roofline."""
   rows = []
   for pod in PODS:
-    sft, rl = results.get(f'sft on {pod}'), results.get(f'rl on {pod}')
-    row = [f'{pod} ({sft["chips"]} chips)'] if sft else None
-    if not sft or 'mfu' not in sft:
-      continue
-    # A row is one example: every step of every trajectory, cut off at 16,384.
-    updates = -(-TRAJECTORIES * EPOCHS // BATCH)
-    for result, steps in ((sft, updates), (rl, 200)):
-      if not result or 'mfu' not in result:
-        row += ['', '']
-        continue
-      hours = result['roofline_seconds'] * steps / 3600
-      row += [
-        f'{hours:.1f} to {2 * hours:.1f} h',
-        f'{hours * result["chips"]:,.0f} to {2 * hours * result["chips"]:,.0f}',
-      ]
+    row = [pod]
+    for stage, updates in UPDATES.items():
+      case = f'{stage} on {pod}'
+      chips, seconds = arithmetic(CASES[case])
+      bound = 'compute'
+      compiled = results.get(case, {})
+      if compiled.get('roofline_seconds', 0) > seconds:
+        seconds, bound = compiled['roofline_seconds'], compiled['binds']
+      hours = seconds * updates / 3600
+      row += [f'{seconds:.1f} ({bound})', f'{hours:.1f} h']
+      row += [f'{hours * chips:,.0f}']
     rows.append(row)
-  header = ['pod', f'SFT, {updates} updates', 'chip-hours']
-  return table([*header, 'RL, 200 updates', 'chip-hours'], rows)
+  header = ['pod']
+  for stage, updates in UPDATES.items():
+    header += [f'{stage} update, s', f'{updates} updates', 'chip-hours']
+  return table(header, rows)
 
 
 def replace_part(page: str, name: str, text: str) -> str:
@@ -140,10 +159,12 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--again', action='store_true', help='compile all anew')
   parser.add_argument('--only', default='', help='part of a name')
+  parser.add_argument('--tables', action='store_true', help='compile nothing')
   args = parser.parse_args()
   results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
   for number, (name, case) in enumerate(CASES.items(), start=1):
-    if args.only not in name or (name in results and not args.again):
+    known = name in results and not args.again
+    if args.tables or args.only not in name or known:
       continue
     start = time.monotonic()
     results[name] = compile_case(case)

@@ -2,8 +2,9 @@
 
 Source: ML-Agent, arXiv 2505.23723: full fine-tuning, learning rate 2e-5 with a
 cosine, no warm-up, no weight decay, 2 epochs of 10k trajectories, global batch
-64, cut-off 15,000 tokens (padded to 16,384 here). Fits every pod of
-docs/pods.md: mesh.fsdp takes the devices that mesh.model leaves.
+64, cut-off 15,000 tokens (padded to 16,384 here). docs/pods.md says which pods
+it fits; mesh.fsdp takes the devices that mesh.model leaves. Start from imported
+weights: --config.model.init_from=DIR (see mlagent_jax.weights).
 """
 
 from configs import base
@@ -41,7 +42,7 @@ def get_config():
   config.sft.max_length = 16_384
   config.sft.batch_size = 64
   config.sft.micro_batches = -1
-  config.sft.steps = 3200
+  config.sft.steps = 313  # 10k rows of a trajectory each, twice, 64 at a time
   config.sft.learning_rate = 2e-5
   config.sft.schedule = 'cosine'
   config.sft.warmup_steps = 0

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlagent_jax.aot import hlo, roofline
+from configs import base
+from mlagent_jax.aot import advice, hlo, report, roofline
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import abstract_model
 from mlagent_jax.model.sharding import make_mesh
@@ -183,3 +184,28 @@ def test_the_flags_for_gpus_are_known_to_xla():
   subprocess.run(
     ['bash', '-c', command, sys.executable], cwd=ROOT, check=True, timeout=240
   )
+
+
+def test_advice_names_the_keys_that_help():
+  config = base.get_config()
+  config.model.remat = 'dots'
+  config.sft.prompts_per_batch = 8
+  config.mesh.fsdp = 4
+  chip = roofline.CHIPS['TPU v5 lite']
+
+  def found(memory):
+    return ' '.join(advice.advice(config, 'sft_step', chip, 4, memory))
+
+  assert not found(report.Memory(6.0, 9.0, 0.0))
+  # 6 GiB of arguments and 2 of gradients halve on 8 chips: 13 GiB in all.
+  said = found(report.Memory(6.0, 11.0, 0.0))
+  for part in (
+    'remat=full',
+    'sft.micro_batches=-1 (now 1)',
+    '1 row of each device of the batch at a time, not 2',
+    'mesh.model=2 mesh.fsdp=2',
+    'at least 8 chips (mesh.fsdp=8)',
+  ):
+    assert part in said
+  # 16 GiB of temporaries stay, however many chips there are.
+  assert 'chips (mesh.fsdp' not in found(report.Memory(6.0, 18.5, 0.0))
