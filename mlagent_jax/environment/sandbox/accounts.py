@@ -5,6 +5,7 @@ the processes and files of another run, and can be killed as a whole.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import socket
 from collections.abc import Iterator
@@ -17,12 +18,27 @@ _FIRST = (2_000_000_000, 61_184)
 _COUNT = 2048
 
 
+@dataclasses.dataclass(frozen=True)
+class Account:
+  """A user and group id that no other run on this machine has.
+
+  Attributes:
+    number: the id.
+    lock: a descriptor. The account is taken until all copies of it are
+      closed: whoever may still end what the run left must hold one, for it
+      would end the next run of that id too.
+  """
+
+  number: int
+  lock: int
+
+
 @contextlib.contextmanager
-def lend() -> Iterator[int]:
-  """A user and group id that no other run on this machine has meanwhile.
+def lend() -> Iterator[Account]:
+  """An account that no other run on this machine has meanwhile.
 
   The lock is a name of an abstract socket: it needs no file and is free again
-  when its holder dies.
+  when its holders die.
 
   Raises:
     SandboxUnavailable: if all are taken.
@@ -36,7 +52,7 @@ def lend() -> Iterator[int]:
       lock.close()
       continue
     with lock:
-      yield account
+      yield Account(account, lock.fileno())
       return
   raise SandboxUnavailable(
     f'all {_COUNT} user ids from {first} on are taken by other runs'

@@ -135,10 +135,11 @@ def _run(
   program = interpreter.command_line(command)
   output = Output(limits.output_kb * 1024)
   with contextlib.ExitStack() as stack:
-    user = None
+    user, lock = None, None
     if os.geteuid() == 0:
       with failures():
-        user = stack.enter_context(accounts.lend())
+        account = stack.enter_context(accounts.lend())
+        user, lock = account.number, account.lock
     folder.check(workspace, user, data)
     stack.enter_context(failures())
     stack.enter_context(folder.borrowed(workspace, user, data))
@@ -150,6 +151,7 @@ def _run(
         [*_drop_rights(user), *program],
         interpreter.environment(limits, home=_HOME, scratch='/tmp'),
         seccomp.program(),
+        lock,
       )
     )
 

@@ -143,7 +143,7 @@ class Container:
     with contextlib.ExitStack() as stack:
       self.user = None
       if os.geteuid() == 0:
-        self.user = stack.enter_context(accounts.lend())
+        self.user = stack.enter_context(accounts.lend()).number
       place.mkdir(mode=0o700)
       stack.callback(folder.remove, place.parent, place.name)
       if shape.data:

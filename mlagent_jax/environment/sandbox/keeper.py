@@ -153,14 +153,24 @@ def tell(control: int, word: bytes) -> None:
 
 
 def start(
-  stack: contextlib.ExitStack, helper: Helper, request: dict
+  stack: contextlib.ExitStack,
+  helper: Helper,
+  request: dict,
+  locks: list[int],
 ) -> tuple[int, Status, int]:
-  """Sends a request; gives the host's ends of output, status and control."""
+  """Sends a request; gives the host's ends of output, status and control.
+
+  Args:
+    stack: closes what is opened here.
+    helper: forks the keeper.
+    request: see `warden`.
+    locks: descriptors that the keeper holds as long as it lives; at most one.
+  """
   with contextlib.ExitStack() as theirs:
     output, output_writer = pipe(stack, theirs)
     status, status_writer = pipe(stack, theirs)
     control_reader, control = pipe(theirs, stack)
-    helper.send(request, [output_writer, status_writer, control_reader])
+    helper.send(request, [output_writer, status_writer, control_reader, *locks])
   os.set_blocking(output, False)
   os.set_blocking(status, False)
   # Also if the host stops in the middle: all must be dead before the

@@ -129,10 +129,11 @@ def _run(
   workspace = pathlib.Path(os.path.abspath(workspace))
   data = None if data is None else pathlib.Path(data).resolve()
   with contextlib.ExitStack() as stack:
-    user = None
+    user, locks = None, []
     if os.geteuid() == 0:
       with failures():
-        user = stack.enter_context(accounts.lend())
+        account = stack.enter_context(accounts.lend())
+        user, locks = account.number, [account.lock]
     folder.check(workspace, user, data)
     stack.enter_context(failures())
     home = stack.enter_context(_home(user))
@@ -157,7 +158,7 @@ def _run(
       most = others + limits.processes + _SPARE_PROCESSES
       request['rlimits'].append((resource.RLIMIT_NPROC, most))
     output = Output(limits.output_kb * 1024)
-    output_pipe, status, control = start(stack, helper, request)
+    output_pipe, status, control = start(stack, helper, request, locks)
     keeper, script = status.wait_for_start()
 
     def members() -> list[int]:

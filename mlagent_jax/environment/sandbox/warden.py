@@ -60,7 +60,8 @@ def serve(connection: socket.socket) -> None:
   """Forks a keeper for each request until the host is gone.
 
   A request is a JSON object (see `_start_script` and `_keep`) with three
-  descriptors: output (write), status (write), control (read).
+  descriptors: output (write), status (write), control (read); and a fourth
+  that the keeper only holds.
   """
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   wake = _wake_on_children()
@@ -74,12 +75,12 @@ def serve(connection: socket.socket) -> None:
     readable = select.select([connection], [], [], 0)[0]
     if not readable:
       continue
-    message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 3)
+    message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 4)
     if not message:
       return
     if os.fork() == 0:
       connection.close()
-      _keep(json.loads(message), *descriptors)
+      _keep(json.loads(message), *descriptors[:3])
     for descriptor in descriptors:
       os.close(descriptor)
 

@@ -138,6 +138,7 @@ def start(
   command: Sequence[str],
   environment: Mapping[str, str],
   filter_program: bytes,
+  lock: int | None = None,
 ) -> Iterator[Wrapped]:
   """Starts `bwrap`; at the end all of it is dead.
 
@@ -146,6 +147,7 @@ def start(
     command: what to run inside.
     environment: of the command.
     filter_program: for its --seccomp; b'' for none.
+    lock: a descriptor to hold while anything of it is alive, if any.
 
   Raises:
     SandboxUnavailable: if it does not start.
@@ -159,6 +161,8 @@ def start(
       if filter_program:
         options['--seccomp'] = _memory_file(filter_program)
         theirs.callback(os.close, options['--seccomp'])
+      if lock is not None:
+        options['--sync-fd'] = lock
       words = [str(word) for option in options.items() for word in option]
       try:
         process = subprocess.Popen(

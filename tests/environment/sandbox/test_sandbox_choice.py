@@ -1,5 +1,6 @@
 """Choosing a sandbox, and failures of a sandbox itself."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -193,6 +194,43 @@ def test_a_killed_host_leaves_nothing(kind, folder, alive):
       assert list(parent.glob(f'mlagent_jax-{host.pid}-*')) == []
 
 
+def test_a_killed_host_lends_no_account_while_its_keeper_lives(folder, alive):
+  """For the keeper will kill all that this account has."""
+  if os.geteuid() != 0:
+    pytest.skip('only root lends accounts')
+  mark = f'lender-{os.getpid()}'
+  host = subprocess.Popen(
+    [sys.executable, '-c', HOST, 'process', folder, mark],
+    stderr=subprocess.DEVNULL,
+  )
+  deadline = time.monotonic() + 60
+  while not (folder / 'workspace' / 'started').exists():
+    assert host.poll() is None
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  (script, *_) = [
+    process
+    for process in alive(mark)
+    if os.stat(f'/proc/{process}').st_uid != 0
+  ]
+  account = os.stat(f'/proc/{script}').st_uid
+  text = pathlib.Path(f'/proc/{script}/stat').read_text()
+  keeper = int(text.rpartition(')')[2].split()[1])
+  os.kill(keeper, signal.SIGSTOP)
+  host.kill()
+  host.wait()
+
+  def lent(count):
+    with contextlib.ExitStack() as stack:
+      return [stack.enter_context(accounts.lend()).number for _ in range(count)]
+
+  assert account not in lent(40)
+  os.kill(keeper, signal.SIGCONT)
+  while alive(mark) or account not in lent(40):
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
 def test_homes_of_killed_hosts_are_swept(folder, monkeypatch):
   monkeypatch.setattr(tempfile, 'tempdir', str(folder))
   monkeypatch.setattr(process_module, '_FRESH_SECONDS', -1)
@@ -242,11 +280,12 @@ def test_accounts_are_lent_once():
   if os.geteuid() != 0:
     pytest.skip('only root lends accounts')
   with accounts.lend() as one, accounts.lend() as another:
-    assert one != another
+    assert one.number != another.number
     pid = os.fork()
     if pid == 0:
       with accounts.lend() as third:
-        os._exit(int(third in (one, another)))
+        taken = (one.number, another.number)
+        os._exit(int(third.number in taken))
     assert os.waitpid(pid, 0)[1] == 0
 
 
