@@ -1,6 +1,6 @@
 """Which reward option stops which hack: a small policy learns each of them.
 
-  python benchmarks/reward_hacks.py             # about 3 minutes of CPU
+  python benchmarks/reward_hacks.py             # a few minutes of CPU
 
 Three ways to earn reward without improving a script are offered to a policy
 that can hardly resist them, in the real environment, on the real task `cells`:
@@ -360,7 +360,7 @@ def main():
   )
   parser.add_argument('--sandbox', default='auto')
   parser.add_argument('--updates', type=int, default=120)
-  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--seeds', type=int, default=1)
   args = parser.parse_args()
   task = task_folder.load_task(TASK)
   prepared.prepare_task(task)

@@ -274,6 +274,32 @@ def test_a_stopped_run_goes_on_with_the_same_batches(opened, staleness, done):
   assert counts == dict.fromkeys(every_sample(6), 1)
 
 
+def test_what_the_draws_learned_survives_a_restart(opened):
+  options = {
+    'max_staleness': 1,
+    'pool': 'prioritised',
+    'visited_share': 0.5,
+  }
+  whole, known = opened('whole', **options)
+  expected, _ = loop(whole, source_of(whole, known, Writer({})))
+  live, known = opened('stopped', **options)
+  _, saved = loop(live, source_of(live, known, Writer({})), until=4)
+  assert saved[2]['pool']['spreads'] and saved[2]['pool']['visited']
+  source = source_of(live, known, Writer({}))
+  source.restore(saved[2], 2)
+  batches, _ = loop(live, source, done=2)
+  for number, batch in batches.items():
+    assert batch.rows == expected[number].rows
+  # The policy's own states are among them, with how idle they were.
+  visited = [
+    row
+    for batch in expected.values()
+    for row in batch.rows
+    if row.trajectory_id.startswith('policy-')
+  ]
+  assert visited and all(row.neutral_before for row in visited)
+
+
 def test_late_samples_survive_a_restart(opened):
   live, known = opened(
     max_staleness=0, deadline_seconds=0.2, max_late_staleness=9
