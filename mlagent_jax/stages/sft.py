@@ -130,18 +130,21 @@ def make_batches(
   )
 
 
+def state_shapes(learner: learner_lib.Learner, stage: str):
+  """What a checkpoint of stage 'sft' or 'rl' is restored into."""
+  if stage == 'rl':
+    return rl_update.state_shapes(learner)
+  settings = learner.config.sft
+  tx = learner.optimizer(settings, settings.steps)
+  return train_state.train_state_shapes(learner.shapes, tx, learner.mesh)
+
+
 def load_params(session: Session, learner: learner_lib.Learner, stage: str):
   """The parameters that a completed stage ('sft' or 'rl') ended with."""
-  if stage == 'rl':
-    template = rl_update.state_shapes(learner)
-  else:
-    settings = session.config.sft
-    tx = learner.optimizer(settings, settings.steps)
-    template = train_state.train_state_shapes(learner.shapes, tx, learner.mesh)
   with checkpoint.Checkpointer(
     session.workdir.stage(stage) / 'checkpoints',
     max_to_keep=2,
     fingerprint=workdir.fingerprint(session.config),
   ) as checkpoints:
-    state, _ = checkpoints.restore(template)
+    state, _ = checkpoints.restore(state_shapes(learner, stage))
   return state.params

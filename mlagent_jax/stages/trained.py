@@ -13,10 +13,10 @@ import pathlib
 import jax
 from ml_collections import config_dict
 
-from mlagent_jax import checkpoint, paths, train_state
+from mlagent_jax import checkpoint, paths
 from mlagent_jax.agent import tokenizer as tokenizer_lib
 from mlagent_jax.stages import learner as learner_lib
-from mlagent_jax.stages import session, workdir
+from mlagent_jax.stages import session, sft, workdir
 
 STAGES = ('untrained', 'sft', 'rl')
 
@@ -57,11 +57,8 @@ class Trained:
     """
     if stage == 'untrained':
       return self.learner.untrained()
-    template = train_state.train_state_shapes(
-      self.learner.shapes, self.learner.optimizer(stage), self.learner.mesh
-    )
     with self._checkpoints(stage) as checkpoints:
-      state, _ = checkpoints.restore(template)
+      state, _ = checkpoints.restore(sft.state_shapes(self.learner, stage))
     return state.params
 
   def _checkpoints(self, stage: str) -> checkpoint.Checkpointer:
@@ -121,7 +118,8 @@ def open_trained(folder: pathlib.Path) -> Trained:
     # The run's mesh was another machine's; all that is here holds the model.
     mesh.data, mesh.fsdp, mesh.model = 1, jax.device_count(), 1
   if config.tokenizer.kind == 'huggingface':
-    tokenizer = tokenizer_lib.load(config.tokenizer.path)
+    path = config.tokenizer.path or config.model.init_from
+    tokenizer = tokenizer_lib.load(path)
   elif any((folder / 'tokenizer').glob('*')):
     tokenizer = tokenizer_lib.load(folder / 'tokenizer')
   else:
