@@ -43,9 +43,12 @@ def config_of(args):
   config.model.num_kv_heads = 8
   config.model.head_dim = 64
   config.model.ffn_dim = 1536
-  config.collect.trajectories_per_task = 8
+  config.collect.trajectories_per_task = 4
   config.collect.max_steps = 1
-  config.sft.steps = 1  # what the model says is not used
+  # What the model says is not used.
+  config.sft.steps = 1
+  config.sft.schedule = 'constant'
+  config.sft.warmup_steps = 0
   config.sft.prompts_per_batch = 2
   config.fixed_set.states = 1
   config.fixed_set.samples = 2
