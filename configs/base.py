@@ -90,6 +90,13 @@ def get_config() -> config_dict.ConfigDict:
   config.endpoint.max_edit_tokens = 4096
   config.endpoint.temperature = 1.0
 
+  # Of every stage that samples replies.
+  config.sampler = config_dict.ConfigDict()
+  # Samples decoded at once; 0 for all of a batch. With fewer, a slot takes the
+  # next sample as soon as its own has ended.
+  config.sampler.slots = 0
+  config.sampler.chunk = 16  # tokens between two looks at what has ended
+
   config.environment = config_dict.ConfigDict()
   config.environment.sandbox = 'auto'  # docker, bubblewrap, process
   # 'mlagent_jax/task:torch' adds torch (launch/task_image/build.sh).

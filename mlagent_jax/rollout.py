@@ -14,6 +14,8 @@ import numpy as np
 
 from mlagent_jax import dispatch
 from mlagent_jax import reward as reward_lib
+from mlagent_jax import sampling
+from mlagent_jax.agent import stop_text
 from mlagent_jax.environment import records
 
 
@@ -22,10 +24,10 @@ class Reply:
   """One sampled action, before anything was executed.
 
   Attributes:
-    text: the decoded tokens, without the stop token.
-    token_ids: as sampled, stop token included.
+    text: the decoded tokens, without the stop token or string.
+    token_ids: as sampled, the one that ended it included.
     logps: the sampler's log-probability of each token, nats.
-    finished: a stop token was sampled (else the token budget ended it).
+    finished: it ended itself (else the token budget ended it).
   """
 
   text: str
@@ -45,30 +47,27 @@ class Executed:
 
 
 class Policy:
-  """A model that writes replies: a compiled sampler and its tokenizer.
+  """A model that writes replies: the sampler and the model's tokenizer.
 
   Args:
-    sampler: from `sampling.make_sampler`; G samples a prompt.
+    engine: with room for its prompts; nobody else uses it meanwhile.
     tokenizer: from `agent.tokenizer`.
-    samples_per_prompt: G.
-    prompt_length: the longest prompt that is allowed, in tokens.
-    batch_size: S of the compiled program; smaller batches are padded.
+    settings: how replies are drawn.
+    stop: strings that end a reply, beside its stop tokens.
   """
 
   def __init__(
     self,
-    sampler: Callable,
+    engine: sampling.Engine,
     tokenizer,
     *,
-    samples_per_prompt: int,
-    prompt_length: int,
-    batch_size: int,
+    settings: sampling.Settings,
+    stop: Sequence[str] = (),
   ):
-    self._sampler = sampler
+    self._engine = engine
     self._tokenizer = tokenizer
-    self._samples_per_prompt = samples_per_prompt
-    self._prompt_length = prompt_length
-    self._batch_size = batch_size
+    self._settings = settings
+    self._stop = stop_text.TextStop(tokenizer.decode, stop)
 
   def sample_replies(
     self, params, prompts: Sequence[Sequence[int]], seeds: np.ndarray
@@ -82,55 +81,25 @@ class Policy:
         seed and the parameters, and on nothing else in the batch.
 
     Raises:
-      ValueError: if a prompt is longer than the policy's prompt length.
+      ValueError: if a prompt is longer than the engine has room for.
     """
-    replies = []
-    for start in range(0, len(prompts), self._batch_size):
-      end = start + self._batch_size
-      replies += self._sample_batch(
-        params, prompts[start:end], seeds[start:end]
-      )
-    return replies
-
-  def _sample_batch(self, params, prompts, seeds) -> list[list[Reply]]:
-    S, G = self._batch_size, self._samples_per_prompt
-    longest = max(map(len, prompts))
-    if longest > self._prompt_length:
-      raise ValueError(
-        f'prompt of {longest} tokens; the limit is {self._prompt_length}'
-      )
-    tokens = np.full((S, longest), self._tokenizer.pad_id, np.int32)
-    lengths = np.zeros(S, np.int32)  # 0: the row is empty
-    padded_seeds = np.zeros((S, G), np.uint32)
-    padded_seeds[: len(prompts)] = seeds
-    for row, prompt in enumerate(prompts):
-      tokens[row, : len(prompt)] = prompt
-      lengths[row] = len(prompt)
-    samples = self._sampler(params, tokens, lengths, padded_seeds)
-    sampled, logps, mask, finished = (
-      np.asarray(field)
-      for field in (
-        samples.tokens,
-        samples.logps,
-        samples.mask,
-        samples.finished,
-      )
-    )
+    self._engine.load(params)
+    requests = [
+      self._engine.submit(prompt, self._settings, row, self._stop)
+      for prompt, row in zip(prompts, seeds, strict=True)
+    ]
+    while self._engine.busy:
+      self._engine.step()
     return [
-      [
-        self._reply(
-          sampled[row, g], logps[row, g], mask[row, g], finished[row, g]
-        )
-        for g in range(G)
-      ]
-      for row in range(len(prompts))
+      [self._reply(sample) for sample in request.samples]
+      for request in requests
     ]
 
-  def _reply(self, tokens, logps, mask, finished) -> Reply:
-    count = int(mask.sum())
-    ids = tuple(int(token) for token in tokens[:count])
-    text = self._tokenizer.decode(ids[:-1] if finished else ids)
-    return Reply(text, ids, tuple(map(float, logps[:count])), bool(finished))
+  def _reply(self, sample: sampling.Sample) -> Reply:
+    ids, finished = tuple(sample.tokens), sample.ended_by != 'length'
+    stopped = sample.ended_by == 'stop_token'
+    text = self._tokenizer.decode(ids[:-1] if stopped else ids)
+    return Reply(self._stop.cut(text), ids, tuple(sample.logps), finished)
 
 
 def seeds_for(*, seed: int, stream: int, step: int, shape) -> np.ndarray:

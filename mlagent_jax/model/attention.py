@@ -1,4 +1,4 @@
-"""Grouped-query attention: over a layout, and over cached keys and values.
+"""Grouped-query attention over a layout.
 
 `prepare` is the one place that chooses an implementation. It is asked once a
 forward pass, before the scan over layers, so that what all layers share can be
@@ -86,47 +86,6 @@ def plain_attention(q, k, v, layout: Layout, *, first: int = 0) -> jax.Array:
   out = jax.lax.map(one_block, (q, queries))  # [blocks, B, K, N / K, C, H]
   out = out.transpose(1, 0, 4, 2, 3, 5).reshape(B, blocks * C, N, H)
   return out[:, :T]
-
-
-def cached_attention(q, new, prompt, suffix, lengths, step) -> jax.Array:
-  """Attention of one new token of each sample, without copying a prompt.
-
-  Args:
-    q: [S, G, N, H], queries of the new tokens.
-    new: their keys and values, a pair of [S, G, K, H].
-    prompt: keys and values of the prompts, a pair of [S, P, K, H].
-    suffix: keys and values that the samples added, a pair of [S, G, A, K, H].
-    lengths: [S] int32, how many of P are real.
-    step: scalar int, how many of A are written.
-
-  Returns:
-    [S, G, N, H].
-  """
-  S, G, N, H = q.shape
-  P, K = prompt[0].shape[1:3]
-  A = suffix[0].shape[2]
-  q = (q * H**-0.5).reshape(S, G, K, N // K, H)
-
-  def scores(equation, keys, seen):
-    raw = jnp.einsum(equation, q, keys, preferred_element_type=jnp.float32)
-    return jnp.where(seen, raw, _MASKED)
-
-  in_prompt = jnp.arange(P) < lengths[:, None, None, None, None]
-  all_scores = [
-    scores('sgkrh,spkh->sgkrp', prompt[0], in_prompt),
-    scores('sgkrh,sgakh->sgkra', suffix[0], jnp.arange(A) < step),
-    scores('sgkrh,sgkh->sgkr', new[0], True)[..., None],
-  ]
-  weights = jax.nn.softmax(jnp.concatenate(all_scores, axis=-1), axis=-1)
-  to_prompt, to_suffix, to_new = jnp.split(
-    weights.astype(q.dtype), [P, P + A], axis=-1
-  )
-  out = (
-    jnp.einsum('sgkrp,spkh->sgkrh', to_prompt, prompt[1])
-    + jnp.einsum('sgkra,sgakh->sgkrh', to_suffix, suffix[1])
-    + to_new * new[1][:, :, :, None]
-  )
-  return out.reshape(S, G, N, H)
 
 
 class Attention(Projections):

@@ -5,12 +5,15 @@ static graphdef and a pytree of parameters; `nnx.merge(graphdef, params)` is
 the model again, inside or outside of jit.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from mlagent_jax.model import cache as kv_cache
-from mlagent_jax.model.attention import Attention, cached_attention, prepare
+from mlagent_jax.model.attention import Attention, prepare
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.layers import RMSNorm, SwiGLU, rotary_angles
 from mlagent_jax.model.layout import Layout, right_padded
@@ -115,71 +118,61 @@ class Decoder(nnx.Module):
       preferred_element_type=jnp.float32,
     )
 
-  def prefill(
-    self, tokens: jax.Array, lengths: jax.Array
-  ) -> tuple[jax.Array, kv_cache.Cache]:
-    """Computes S prompts once.
+  def prefill(self, tokens, lengths) -> tuple[jax.Array, jax.Array]:
+    """Keys and values of S prompts.
 
     Args:
       tokens: [S, P] int32, padded on the right.
-      lengths: [S] int32, at least 1.
+      lengths: [S] int32.
 
     Returns:
-      The hidden state [S, D] (after the final norm) of each prompt's last
-      token, and the prompts' cache [L, S, P, K, H].
+      Keys and values, [L, S, P, K, H] each; meaningless where padding.
     """
     layout = right_padded(lengths, tokens.shape[1])
     attend = prepare(layout)
     angles = self._angles(layout.positions)
     x = constrain(self._embed(tokens), ('batch', None, None))
-    x, (keys, values) = self._scan_blocks(
-      lambda x, block: block(x, angles, attend), x
-    )
-    last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return self.final_norm(last), kv_cache.prompt_cache(keys, values)
+    _, pair = self._scan_blocks(lambda x, block: block(x, angles, attend), x)
+    return pair
 
   def decode(
     self,
+    blocks: Sequence[Block],
     tokens: jax.Array,
-    step: jax.Array,
-    lengths: jax.Array,
-    prompt_cache: kv_cache.Cache,
-    suffix_cache: kv_cache.Cache,
+    cache: kv_cache.Cache,
+    seating: kv_cache.Seating,
   ) -> tuple[jax.Array, kv_cache.Cache]:
     """Computes one more token of every sample.
 
-    A token sees its prompt, the earlier tokens of its own sample and itself;
-    its position is lengths + step.
+    A token sees its prompt, the earlier tokens of its own sample and itself.
 
     Args:
-      tokens: [S, G] int32, the tokens at suffix index `step`.
-      step: scalar int, how many tokens each suffix holds already; less than A.
-      lengths: [S] int32, the prompts' lengths.
-      prompt_cache: [L, S, P, K, H], as of `prefill`.
-      suffix_cache: [L, S, G, A, K, H], as of `cache.empty_suffix_cache`.
+      blocks: each layer's, as of `unstack`.
+      tokens: [Z, B] int32, the next token of each slot.
+      cache: where keys and values are.
+      seating: who sits where, and how far.
 
     Returns:
-      Hidden states [S, G, D] after the final norm, and the suffix cache with
-      these tokens appended.
+      Hidden states [Z, B, D] after the final norm, and the cache with these
+      tokens.
     """
-    positions = jnp.broadcast_to((lengths + step)[:, None], tokens.shape)
-    angles = self._angles(positions)
+    rows = jnp.take_along_axis(
+      seating.lengths, seating.seats // seating.slots.shape[2], axis=1
+    )
+    angles = self._angles(rows + seating.steps)
+    samples = list(cache.samples)
+    # The slots of a shard stand where a row's tokens stand in training.
+    x = constrain(self._embed(tokens), ('batch', None, None))
+    for number, block in enumerate(blocks):
 
-    def body(x, block, prompt, suffix):
-      def attend(q, k, v):
-        prompt_pair = prompt.keys, prompt.values
-        suffix_pair = suffix.keys, suffix.values
-        return cached_attention(
-          q, (k, v), prompt_pair, suffix_pair, lengths, step
+      def attend(q, k, v, number=number):
+        samples[number] = kv_cache.append(samples[number], k, v, seating.steps)
+        return kv_cache.attend(
+          q, cache.prompts[number], samples[number], seating
         )
 
-      return block(x, angles, attend)
-
-    # The samples of a state stand where a row's tokens stand in training.
-    x = constrain(self._embed(tokens), ('batch', None, None))
-    x, (keys, values) = self._scan_blocks(body, x, prompt_cache, suffix_cache)
-    suffix_cache = kv_cache.append(suffix_cache, step, keys, values)
-    return self.final_norm(x), suffix_cache
+      x, _ = block(x, angles, attend)
+    return self.final_norm(x), cache._replace(samples=tuple(samples))
 
   def _embed(self, tokens):
     return self.embedding[...].astype(self.config.dtype)[tokens]
@@ -239,3 +232,49 @@ def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
   """The graphdef and the parameters' shapes, without computing anything."""
   model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0)))
   return nnx.split(model)
+
+
+class Unstacked(NamedTuple):
+  """A decoder as decoding reads it: its layers apart, in its own dtype.
+
+  A scan over stacked layers copies each layer's weights out of the stack
+  before it uses them, which costs nothing beside a whole prompt, but as much
+  as the product itself beside one token of every sample.
+
+  Attributes:
+    rest: graphdef and parameters of the decoder without its blocks.
+    layers: graphdef and parameters of each block.
+  """
+
+  rest: tuple[nnx.GraphDef, nnx.State]
+  layers: tuple[tuple[nnx.GraphDef, nnx.State], ...]
+
+
+def unstack(graphdef: nnx.GraphDef, params: nnx.State) -> Unstacked:
+  """Takes a decoder apart, for `Decoder.decode`.
+
+  Args:
+    graphdef: of the decoder.
+    params: its parameters, with stacked layers.
+  """
+  model = nnx.merge(graphdef, params)
+  config = model.config
+  block, stacked = nnx.split(model.blocks)
+  del model.blocks
+
+  def one_layer(number):
+    def take(parameter):
+      axes = parameter.get_metadata('out_sharding')[1:]
+      value = parameter[...][number].astype(config.dtype)
+      taken = parameter.replace(constrain(value, axes))
+      taken.set_metadata(out_sharding=axes)
+      return taken
+
+    return jax.tree.map(
+      take, stacked, is_leaf=lambda node: isinstance(node, nnx.Variable)
+    )
+
+  rest, params = nnx.split(model)
+  params = jax.tree.map(lambda x: x.astype(config.dtype), params)
+  layers = tuple((block, one_layer(n)) for n in range(config.num_layers))
+  return Unstacked((rest, params), layers)

@@ -191,6 +191,11 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   return logical_sharding(mesh, ('batch',))
 
 
+def batch_devices(mesh: jax.sharding.Mesh) -> int:
+  """How many parts a batch is split into."""
+  return math.prod(mesh.shape[name] for name in _MESH_AXES_OF['batch'])
+
+
 def check_batch_divides(
   mesh: jax.sharding.Mesh | None, batch_size: int, what: str
 ) -> None:

@@ -6,6 +6,7 @@ import functools
 from flax import nnx
 
 from mlagent_jax import optim, rollout, sampling
+from mlagent_jax.agent import stop_text
 from mlagent_jax.model import config as model_config
 from mlagent_jax.model import decoder, sharding
 from mlagent_jax.stages import starting_point
@@ -43,25 +44,38 @@ class Learner:
     temperature: float,
     prompt_length: int | None = None,
   ) -> rollout.Policy:
-    """A policy of this model; equal arguments share one compiled program.
+    """A policy of this model; equal sizes share one engine.
 
     `prompt_length` is the longest prompt in tokens; the config's if None.
     """
-    agent = self.config.agent
-    sampler = _sampler(
+    agent, sampler = self.config.agent, self.config.sampler
+    samples = batch_size * samples_per_prompt
+    shards = 1 if self.mesh is None else sharding.batch_devices(self.mesh)
+
+    def split(count):
+      return -(-count // shards) * shards
+
+    engine = _engine(
       self.graphdef,
+      sampling.Room(
+        slots=split(min(samples, sampler.slots or samples)),
+        rows=split(batch_size),
+        seats=samples_per_prompt,
+        prompt_length=prompt_length or agent.max_prompt_tokens,
+        sample_length=agent.max_action_tokens,
+        chunk=sampler.chunk,
+        shards=shards,
+      ),
       self.mesh,
-      samples_per_prompt=samples_per_prompt,
-      max_new_tokens=agent.max_action_tokens,
-      stop_ids=self.tokenizer.stop_ids,
-      temperature=temperature,
+      self.tokenizer.stop_ids,
     )
     return rollout.Policy(
-      sampler,
+      engine,
       self.tokenizer,
-      samples_per_prompt=samples_per_prompt,
-      prompt_length=prompt_length or agent.max_prompt_tokens,
-      batch_size=batch_size,
+      settings=sampling.Settings(
+        temperature=temperature, max_tokens=agent.max_action_tokens
+      ),
+      stop=stop_text.STOP_STRINGS[agent.protocol],
     )
 
   def optimizer(self, settings, updates: int):
@@ -82,8 +96,8 @@ class Learner:
 
 
 @functools.cache
-def _sampler(graphdef, mesh, **options):
-  return sampling.make_sampler(graphdef, mesh=mesh, **options)
+def _engine(graphdef, room, mesh, stop_ids):
+  return sampling.Engine(graphdef, room, stop_ids=stop_ids, mesh=mesh)
 
 
 def make_learner(config, tokenizer, devices=None) -> Learner:

@@ -186,6 +186,12 @@ def check_config(config, num_devices: int) -> None:
     rollout_checks.check(config)
   except ValueError as error:
     raise ConfigError(str(error)) from error
+  for key, value, least in (
+    ('sampler.slots', config.sampler.slots, 0),
+    ('sampler.chunk', config.sampler.chunk, 1),
+  ):
+    if value < least:
+      raise ConfigError(f'{key} is {value}; at least {least}')
   for key, value, choices in (
     ('agent.protocol', config.agent.protocol, prompts.PROTOCOLS),
     ('tokenizer.kind', config.tokenizer.kind, TOKENIZERS),

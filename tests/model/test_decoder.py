@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mlagent_jax.model.cache import empty_suffix_cache
+from mlagent_jax.model.cache import Seating, empty_cache, store_prompts
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import make_model
 from mlagent_jax.model.layout import Layout, right_padded
@@ -92,30 +92,48 @@ def test_cached_decoding_and_shared_prompt_equal_the_full_forward_pass(model):
     layout = right_padded(jnp.full(G, rows.shape[1]), rows.shape[1])
     full[state] = forward(params, rows, layout)[:, length - 1 :]
 
+  # All but a prompt's last token is stored; its samples begin with that.
+  last = prompts[np.arange(S), np.array(lengths) - 1]
+  sizes = {'prompt_length': P, 'sample_length': A + 1}
+  weights = jax.jit(lambda params: unstack(graphdef, params))(params)
+
   @jax.jit
-  def prefill(params, tokens, lengths):
-    model = nnx.merge(graphdef, params)
-    hidden, cache = model.prefill(tokens, lengths)
+  def prefill(params, tokens, lengths, rows):
+    cache = empty_cache(CONFIG, shards=1, rows=S, slots=S * G, **sizes)
+    for row in range(S):
+      pair = nnx.merge(graphdef, params).prefill(
+        tokens[row : row + 1], lengths[row : row + 1]
+      )
+      cache = store_prompts(cache, *pair, rows[row : row + 1])
+    return cache
+
+  @jax.jit
+  def decode(weights, tokens, cache, seating):
+    model = nnx.merge(*weights.rest)
+    blocks = [nnx.merge(*layer) for layer in weights.layers]
+    hidden, cache = model.decode(blocks, tokens, cache, seating)
     return model.logits(hidden), cache
 
-  @jax.jit
-  def decode(params, tokens, step, lengths, prompt_cache, suffix_cache):
-    model = nnx.merge(graphdef, params)
-    hidden, suffix_cache = model.decode(
-      tokens, step, lengths, prompt_cache, suffix_cache
-    )
-    return model.logits(hidden), suffix_cache
-
-  lengths = jnp.asarray(lengths)
-  logits, prompt_cache = prefill(params, prompts, lengths)
-  for sample in range(G):
-    np.testing.assert_allclose(logits, full[:, sample, 0], atol=2e-5)
-  suffix_cache = empty_suffix_cache(CONFIG, S, G, A)
-  for step in range(A):
-    logits, suffix_cache = decode(
-      params, actions[:, :, step], step, lengths, prompt_cache, suffix_cache
-    )
-    np.testing.assert_allclose(logits, full[:, :, step + 1], atol=2e-5)
+  # Slots sit anywhere: slot (state, sample) is slot places[state, sample].
+  rng = np.random.default_rng(2)
+  rows, places = rng.permutation(S), rng.permutation(S * G).reshape(S, G)
+  seats, slots = np.zeros((1, S * G), int), np.zeros((1, S, G), int)
+  stored = np.zeros((1, S), int)
+  for s, g in np.ndindex(S, G):
+    stored[0, rows[s]] = lengths[s] - 1
+    slots[0, rows[s], g] = places[s, g]
+    seats[0, places[s, g]] = rows[s] * G + g
+  cache = prefill(params, prompts, jnp.asarray(lengths) - 1, rows)
+  tokens = np.concatenate(
+    [np.broadcast_to(last[:, None, None], (S, G, 1)), actions], axis=2
+  )
+  for step in range(A + 1):
+    batch = np.zeros((1, S * G), int)
+    batch[0, places] = tokens[:, :, step]
+    seating = Seating(stored, slots, seats, np.full((1, S * G), step))
+    logits, cache = decode(weights, batch, cache, seating)
+    got = np.asarray(logits)[0, places]
+    np.testing.assert_allclose(got, full[:, :, step], atol=1e-5)
 
   # The training layout of the same tokens.
   shared = np.concatenate([prompts, actions.reshape(S, G * A)], axis=1)

@@ -1,0 +1,224 @@
+"""The sampler's device programs: prepare, allocate, prefill, decode.
+
+`make_programs` returns jitted functions of arrays alone, so that each can be
+lowered for another machine from abstract shapes: `prepare` from those of the
+parameters, the rest from what `jax.eval_shape` says of the one before.
+
+Axes: Z shards of the batch, each with R rows of prompts, W seats a row and B
+slots of samples; C tokens of a chunk, P prompt length, V vocabulary.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mlagent_jax.model import cache as kv_cache
+from mlagent_jax.model.decoder import unstack
+from mlagent_jax.model.sharding import constrain, on_mesh
+from mlagent_jax.sampling.drawing import choose, uniforms
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+  """How much the sampler holds at once, over all shards.
+
+  Attributes:
+    slots: samples that are decoded at once.
+    rows: prompts that are kept at once.
+    seats: samples of one row at once.
+    prompt_length: the longest prompt, in tokens.
+    sample_length: the longest sample, its stop token included.
+    chunk: tokens that are decoded before the host looks at them.
+    shards: parts that slots and rows are split into, one a batch device.
+  """
+
+  slots: int
+  rows: int
+  seats: int
+  prompt_length: int
+  sample_length: int
+  chunk: int = 16
+  shards: int = 1
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if getattr(self, field.name) < 1:
+        raise ValueError(
+          f'sampler: {field.name} is {getattr(self, field.name)}'
+        )
+    for name in ('slots', 'rows'):
+      if getattr(self, name) % self.shards:
+        raise ValueError(
+          f'sampler: {getattr(self, name)} {name} are not divisible by the'
+          f' {self.shards} devices of the batch'
+        )
+
+
+class Slots(NamedTuple):
+  """What each slot decodes, [Z, B] each.
+
+  Attributes:
+    tokens: int32, its newest token; at first its prompt's last.
+    done: bool, nothing is to be decoded.
+    limits: int32, tokens of the sample at most.
+    seeds: uint32.
+    temperature: float32.
+    top_p: float32.
+    top_k: int32.
+  """
+
+  tokens: Any
+  done: Any
+  limits: Any
+  seeds: Any
+  temperature: Any
+  top_p: Any
+  top_k: Any
+
+
+class Chunk(NamedTuple):
+  """What was decoded.
+
+  Attributes:
+    tokens: [Z, B, C] int32, 0 beyond a slot's count.
+    logps: [Z, B, C] float32, 0 beyond a slot's count.
+    counts: [Z, B] int32.
+  """
+
+  tokens: Any
+  logps: Any
+  counts: Any
+
+
+class Programs(NamedTuple):
+  """The jitted functions.
+
+  Attributes:
+    prepare: (params) -> weights, as decoding reads them.
+    allocate: (weights) -> cache, empty.
+    prefill: (params, cache, tokens [Z, P], lengths [Z], rows [Z]) -> cache
+      with one prompt of every shard in the row that is named (R for none).
+      The cache is donated.
+    decode: (weights, cache, slots, seating, enough) -> (cache, chunk). Ends
+      after C tokens, or when `enough` (scalar) slots are done. The cache is
+      donated.
+  """
+
+  prepare: Callable
+  allocate: Callable
+  prefill: Callable
+  decode: Callable
+
+
+def prefill_bucket(length: int, multiple: int = 64) -> int:
+  """The length that a prompt is padded to: few programs, little padding.
+
+  A multiple of `multiple`, and of a quarter of the power of two below: four
+  lengths an octave, at most a quarter of padding.
+  """
+  grain = 1 << max((max(length, 1) - 1).bit_length() - 3, 0)
+  grain = math.lcm(multiple, grain)
+  return max(-(-length // grain), 1) * grain
+
+
+def make_programs(
+  graphdef: nnx.GraphDef,
+  room: Room,
+  stop_ids: Sequence[int],
+  mesh: jax.sharding.Mesh | None = None,
+) -> Programs:
+  """Makes the programs of a decoder.
+
+  Args:
+    graphdef: of the decoder.
+    room: sizes; its shards are the devices on the mesh axes of the batch.
+    stop_ids: tokens that end a sample, and belong to it.
+    mesh: the mesh that the parameters live on.
+  """
+  stops = np.asarray(sorted(set(stop_ids)), np.int32)
+
+  def prepare(params):
+    return unstack(graphdef, params)
+
+  def allocate(weights):
+    return kv_cache.empty_cache(
+      nnx.merge(*weights.rest).config,
+      shards=room.shards,
+      rows=room.rows // room.shards,
+      slots=room.slots // room.shards,
+      prompt_length=room.prompt_length,
+      sample_length=room.sample_length,
+    )
+
+  def prefill(params, cache, tokens, lengths, rows):
+    pair = nnx.merge(graphdef, params).prefill(tokens, lengths)
+    return kv_cache.store_prompts(cache, *pair, rows)
+
+  def decode(weights, cache, slots: Slots, seating, enough):
+    model = nnx.merge(*weights.rest)
+    blocks = [nnx.merge(*layer) for layer in weights.layers]
+
+    def turn(carry):
+      now, slots, seating, cache, chunk = carry
+      hidden, cache = model.decode(blocks, slots.tokens, cache, seating)
+      tokens, logps = choose(
+        constrain(model.logits(hidden), ('batch', None, 'vocab')),
+        uniforms(slots.seeds, seating.steps),
+        temperature=slots.temperature,
+        top_k=slots.top_k,
+        top_p=slots.top_p,
+      )
+      live = ~slots.done
+
+      def record(old, new):
+        new = jnp.where(live, new, 0).astype(old.dtype)[..., None]
+        return jax.lax.dynamic_update_slice_in_dim(old, new, now, axis=2)
+
+      chunk = Chunk(
+        record(chunk.tokens, tokens),
+        record(chunk.logps, logps),
+        chunk.counts + live,
+      )
+      steps = seating.steps + live
+      stopped = (tokens[..., None] == stops).any(axis=-1)
+      slots = slots._replace(
+        tokens=jnp.where(live, tokens, slots.tokens),
+        done=slots.done | stopped | (steps >= slots.limits),
+      )
+      return now + 1, slots, seating._replace(steps=steps), cache, chunk
+
+    def go_on(carry):
+      now, slots, *_ = carry
+      done = jnp.sum(slots.done)
+      return (now < room.chunk) & (done < jnp.minimum(enough, room.slots))
+
+    shape = (*slots.tokens.shape, room.chunk)
+    chunk = Chunk(
+      jnp.zeros(shape, jnp.int32),
+      jnp.zeros(shape, jnp.float32),
+      jnp.zeros(shape[:2], jnp.int32),
+    )
+    carry = (jnp.int32(0), slots, seating, cache, chunk)
+    *_, cache, chunk = jax.lax.while_loop(go_on, turn, carry)
+    return cache, chunk
+
+  def compiled(function, **options):
+    def run(*args):
+      with on_mesh(mesh):
+        return function(*args)
+
+    run.__name__ = f'sampler_{function.__name__}'
+    return jax.jit(run, **options)
+
+  return Programs(
+    compiled(prepare),
+    compiled(allocate),
+    compiled(prefill, donate_argnums=1),
+    compiled(decode, donate_argnums=1),
+  )
