@@ -220,6 +220,14 @@ class Engine:
     Raises:
       ValueError: if prompt or samples do not fit the engine's room.
     """
+    self.check(prompt, settings)
+    samples = [Sample(int(seed)) for seed in seeds]
+    request = Request(tuple(map(int, prompt)), settings, samples, stop)
+    self.enqueue(request)
+    return request
+
+  def check(self, prompt: Sequence[int], settings: Settings) -> None:
+    """Raises ValueError if a request does not fit; any thread may ask."""
     if not 1 <= len(prompt) <= self.room.prompt_length:
       raise ValueError(
         f'prompt of {len(prompt)} tokens; the limit is'
@@ -230,10 +238,16 @@ class Engine:
         f'max_tokens is {settings.max_tokens}; the limit is'
         f' {self.room.sample_length}'
       )
-    samples = [Sample(int(seed)) for seed in seeds]
-    request = Request(tuple(map(int, prompt)), settings, samples, stop)
-    self._queue.extend((request, sample) for sample in samples)
-    return request
+
+  def enqueue(self, request: Request) -> None:
+    """Lets the samples of a request that fits wait for slots."""
+    self._queue.extend((request, sample) for sample in request.samples)
+
+  def warm_up(self) -> None:
+    """Compiles what a short request needs, before the first one waits."""
+    self.submit([0], Settings(temperature=0.0, max_tokens=1), [0])
+    while self.busy:
+      self.step()
 
   def cancel(self, request: Request) -> None:
     """Ends what has not ended of a request, and frees its slots."""

@@ -8,7 +8,7 @@ from flax import nnx
 
 from mlagent_jax.model.cache import Seating, empty_cache, store_prompts
 from mlagent_jax.model.config import ModelConfig
-from mlagent_jax.model.decoder import make_model
+from mlagent_jax.model.decoder import make_model, unstack
 from mlagent_jax.model.layout import Layout, right_padded
 
 CONFIG = ModelConfig(
@@ -137,7 +137,7 @@ def test_cached_decoding_and_shared_prompt_equal_the_full_forward_pass(model):
 
   # The training layout of the same tokens.
   shared = np.concatenate([prompts, actions.reshape(S, G * A)], axis=1)
-  layout = _shared_layout(lengths.tolist(), P, G, A)
+  layout = _shared_layout(lengths, P, G, A)
   logits = np.asarray(forward(params, shared, layout))
   in_actions = logits[:, P:].reshape(S, G, A, -1)
   np.testing.assert_allclose(in_actions, full[:, :, 1:], atol=2e-5)
