@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mlagent_jax import dispatch
+from mlagent_jax import dispatch, sampling
 from mlagent_jax import reward as reward_lib
-from mlagent_jax import sampling
 from mlagent_jax.agent import stop_text
 from mlagent_jax.environment import records
 

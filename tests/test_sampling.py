@@ -211,16 +211,16 @@ def test_a_free_slot_takes_the_next_sample_at_once():
   assert turns <= 10  # 35 tokens in 4 slots
 
 
-def test_samples_of_one_prompt_wait_for_its_seats_but_not_others():
+def test_a_prompt_with_more_samples_than_seats_takes_another_row():
   here = engine()
-  many = here.submit([3, 4], sampling.Settings(), range(6))
+  many = here.submit([3, 4], sampling.Settings(), [7] * 6)
   other = here.submit([5], sampling.Settings(), [0])
   here.step()
   began = [bool(sample.tokens) for sample in many.samples]
-  assert began == [1, 1, 1, 1, 0, 0]
-  assert other.samples[0].tokens
+  assert began == [1, 1, 1, 1, 1, 0]  # four seats and one, five slots
+  assert not other.samples[0].tokens
   run(here)
-  assert many.done and other.done
+  assert many.samples == [many.samples[0]] * 6 and other.done
 
 
 def test_a_cancelled_request_frees_its_slots():
