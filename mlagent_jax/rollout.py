@@ -89,6 +89,7 @@ class Policy:
     ]
     while self._engine.busy:
       self._engine.step()
+    self._engine.unload()  # training needs the room
     return [
       [self._reply(sample) for sample in request.samples]
       for request in requests

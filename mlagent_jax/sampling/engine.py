@@ -17,6 +17,7 @@ Nothing here is parallel: one thread calls the engine.
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -115,6 +116,10 @@ class _Row:
     return all(slot is None for slot in self.seats)
 
 
+# Engines of equal sizes share what is compiled.
+_programs = functools.cache(make_programs)
+
+
 class Engine:
   """The sampler of one model.
 
@@ -142,7 +147,7 @@ class Engine:
     self._mesh = mesh
     self._multiple = prompt_multiple
     self._stop_ids = frozenset(stop_ids)
-    self._programs = make_programs(graphdef, room, stop_ids, mesh)
+    self._programs = _programs(graphdef, room, tuple(stop_ids), mesh)
     self._params = self._weights = self._cache = None
     Z = room.shards
     self._rows = [
@@ -182,6 +187,12 @@ class Engine:
     self._weights = self._programs.prepare(params)
     if self._cache is None:
       self._cache = self._programs.allocate(self._weights)
+    for row in self._all_rows():
+      row.prompt = None
+
+  def unload(self) -> None:
+    """Gives the memory of weights, keys and values back, until `load`."""
+    self._params = self._weights = self._cache = None
     for row in self._all_rows():
       row.prompt = None
 

@@ -1,7 +1,6 @@
 """The device side that the stages share: model, mesh, policy, optimizer."""
 
 import dataclasses
-import functools
 
 from flax import nnx
 
@@ -44,7 +43,7 @@ class Learner:
     temperature: float,
     prompt_length: int | None = None,
   ) -> rollout.Policy:
-    """A policy of this model; equal sizes share one engine.
+    """A policy of this model; equal sizes share what is compiled.
 
     `prompt_length` is the longest prompt in tokens; the config's if None.
     """
@@ -55,7 +54,7 @@ class Learner:
     def split(count):
       return -(-count // shards) * shards
 
-    engine = _engine(
+    engine = sampling.Engine(
       self.graphdef,
       sampling.Room(
         slots=split(min(samples, sampler.slots or samples)),
@@ -66,8 +65,8 @@ class Learner:
         chunk=sampler.chunk,
         shards=shards,
       ),
-      self.mesh,
-      self.tokenizer.stop_ids,
+      stop_ids=self.tokenizer.stop_ids,
+      mesh=self.mesh,
     )
     return rollout.Policy(
       engine,
@@ -93,11 +92,6 @@ class Learner:
       weight_decay=settings.weight_decay,
       **self.config.optimizer,
     )
-
-
-@functools.cache
-def _engine(graphdef, room, mesh, stop_ids):
-  return sampling.Engine(graphdef, room, stop_ids=stop_ids, mesh=mesh)
 
 
 def make_learner(config, tokenizer, devices=None) -> Learner:
