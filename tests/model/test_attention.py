@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mlagent_jax.model.attention import QUERY_BLOCK, plain_attention
+from mlagent_jax.model.attention import (
+  QUERY_BLOCK,
+  causal_attention,
+  plain_attention,
+)
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import abstract_model
 from mlagent_jax.model.layout import Layout, right_padded
@@ -31,8 +35,9 @@ def _oracle(q, k, v, mask):
   return out
 
 
-@pytest.mark.parametrize('total', [5, 2 * QUERY_BLOCK + 3])
-def test_blocks_of_queries_equal_the_formula(total):
+@pytest.mark.parametrize('attend', [plain_attention, causal_attention])
+@pytest.mark.parametrize('total', [5, 5 * QUERY_BLOCK + 3])
+def test_blocks_of_queries_equal_the_formula(attend, total):
   B, T, N, K, H = 2, total, 4, 2, 8
   q = _random(0, B, T, N, H)
   k, v = _random(1, B, T, K, H), _random(2, B, T, K, H)
@@ -40,7 +45,7 @@ def test_blocks_of_queries_equal_the_formula(total):
   segments = np.stack([1 + (order > T // 3), order < T - 2]).astype(np.int32)
   layout = Layout(jnp.int32([order] * 2), segments, slots=(2, T // 4))
   mask = np.asarray(layout.mask())
-  out = jax.jit(plain_attention)(q, k, v, layout)
+  out = jax.jit(attend)(q, k, v, layout)
   assert np.isfinite(out).all()
   real = segments != 0
   expected = _oracle(q, k, v, mask)
