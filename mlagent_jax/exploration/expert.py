@@ -23,7 +23,7 @@ from mlagent_jax.exploration import slots
 from mlagent_jax.exploration.ideas import Idea, TaskCard
 
 LOOK_RATE = 0.15  # of episodes that begin with a look
-OTHER_RATE = 0.7  # of edits without success that give way to another idea
+OTHER_RATE = 0.95  # of edits without success that give way to another idea
 
 _FAILED = frozenset(
   {
