@@ -23,6 +23,7 @@ PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 # glibc gives XLA's large temporaries back after every call otherwise, and the
 # kernel clears their pages again: a training step took 1.3 times as long.
+demo demo-seeds: export JAX_PLATFORMS = cpu
 demo demo-seeds: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 demo demo-seeds: export MALLOC_MMAP_MAX_ = 0
 demo demo-seeds: export MALLOC_TRIM_THRESHOLD_ = 1000000000000
