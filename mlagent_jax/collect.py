@@ -1,4 +1,4 @@
-r"""Collects trajectories: `python -m mlagent_jax.collect --config=C --workdir=DIR`.
+r"""Collects trajectories: `python -m mlagent_jax.collect --config --workdir`.
 
 The stage `collect` of a training run and nothing else: an expert with diverse
 ideas works on every training task. Shows progress, rewards and cost, keeps
@@ -14,6 +14,8 @@ from absl import app, flags
 
 # Its flags are ours: --config, --workdir, and those of several processes.
 from mlagent_jax import train
+
+flags.adopt_module_key_flags(train)
 
 
 def main(argv):
