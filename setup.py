@@ -41,6 +41,10 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['mlagent_jax', 'mlagent_jax.*']),
+  # The page of a report.
+  package_data={
+    'mlagent_jax.stages.report': ['page.html.jinja', 'page.css', 'page.js']
+  },
   cmdclass={'build_py': BuildWithTopFolders},
   install_requires=[
     'absl-py>=2.1',
@@ -48,6 +52,7 @@ setuptools.setup(
     'flax>=0.12',
     'grain>=0.2.12',
     'jax>=0.10',
+    'jinja2>=3.1',
     'matplotlib>=3.9',
     'ml-collections>=1.0',
     'numpy>=2.0',
