@@ -88,6 +88,7 @@ setuptools.setup(
       'pytest-timeout>=2.3',
       'pytest-xdist>=3.6',
       'ruff==0.14.5',
+      'selenium>=4.25',
     ],
   },
 )

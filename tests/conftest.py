@@ -39,7 +39,11 @@ def _docker():
 
 def _chromium():
   found = shutil.which('chromium') or shutil.which('chromium-browser')
-  return '' if found else 'no chromium on PATH'
+  if not found:
+    return 'no chromium on PATH (apt-get install chromium)'
+  if not shutil.which('chromedriver'):
+    return 'no chromedriver on PATH (apt-get install chromium-driver)'
+  return _has_module('selenium')()
 
 
 COMPONENTS = {

@@ -152,7 +152,10 @@ function forest(parent, rows) {
   }
 }
 
-function rewards(parent, rows) {
+function rewards(parent, all) {
+  // An evaluation has every agent on the same tasks; the rest is in the list.
+  const evaluated = all.filter((row) => row.source === 'evaluation');
+  const rows = evaluated.length ? evaluated : all;
   const names = ['--c1', '--c2', '--c3', '--c4', '--c5', '--c6'];
   const groups = [...new Set(rows.map((r) => `${r.agent}, ${r.source}`))];
   const tasks = [...new Set(rows.map((r) => r.task))];
