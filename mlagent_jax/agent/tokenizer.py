@@ -42,6 +42,9 @@ class Tokenizer(Protocol):
   def encode_action(self, text: str) -> list[int]:
     """Ids of one reply, the end token included."""
 
+  def encode_text(self, text: str) -> list[int]:
+    """Ids of a text as it is, without any template."""
+
   def decode(self, ids: Sequence[int]) -> str:
     """The text of a reply's ids; stop and padding tokens are left out."""
 
@@ -122,6 +125,10 @@ class ChatTokenizer:
   def encode_action(self, text: str) -> list[int]:
     """See `Tokenizer`."""
     return [*self._encode(self._as_text(text)), self.end_id]
+
+  def encode_text(self, text: str) -> list[int]:
+    """See `Tokenizer`."""
+    return self._encode(text)
 
   def _as_text(self, text: str) -> str:
     """The text with a space in what would be read as a special token.
@@ -222,6 +229,10 @@ class ToyTokenizer:
   def encode_action(self, text: str) -> list[int]:
     """See `Tokenizer`."""
     return [*self._pieces.encode(text), self.end_id]
+
+  def encode_text(self, text: str) -> list[int]:
+    """See `Tokenizer`."""
+    return self._pieces.encode(text)
 
   def decode(self, ids: Sequence[int]) -> str:
     """See `Tokenizer`."""

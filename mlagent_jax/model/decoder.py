@@ -5,6 +5,7 @@ static graphdef and a pytree of parameters; `nnx.merge(graphdef, params)` is
 the model again, inside or outside of jit.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from flax import nnx
 from mlagent_jax.model import cache as kv_cache
 from mlagent_jax.model.attention import Attention, prepare
 from mlagent_jax.model.config import ModelConfig
+from mlagent_jax.model.int8 import INPUT_AXES, quantise
 from mlagent_jax.model.layers import RMSNorm, SwiGLU, rotary_angles
 from mlagent_jax.model.layout import Layout, right_padded
 from mlagent_jax.model.linear import parameter
@@ -250,12 +252,15 @@ class Unstacked(NamedTuple):
   layers: tuple[tuple[nnx.GraphDef, nnx.State], ...]
 
 
-def unstack(graphdef: nnx.GraphDef, params: nnx.State) -> Unstacked:
+def unstack(
+  graphdef: nnx.GraphDef, params: nnx.State, *, int8: bool = False
+) -> Unstacked:
   """Takes a decoder apart, for `Decoder.decode`.
 
   Args:
     graphdef: of the decoder.
     params: its parameters, with stacked layers.
+    int8: the blocks' matrices are rounded to eight bits.
   """
   model = nnx.merge(graphdef, params)
   config = model.config
@@ -263,14 +268,21 @@ def unstack(graphdef: nnx.GraphDef, params: nnx.State) -> Unstacked:
   del model.blocks
 
   def one_layer(number):
-    def take(parameter):
+    def take(path, parameter):
       axes = parameter.get_metadata('out_sharding')[1:]
-      value = parameter[...][number].astype(config.dtype)
-      taken = parameter.replace(constrain(value, axes))
+      value = parameter[...][number]
+      inputs = INPUT_AXES.get(jax.tree_util.keystr(path[-1:], simple=True))
+      if int8 and inputs:
+        rounded = quantise(value, inputs)
+        values = constrain(rounded.values, axes)
+        value = dataclasses.replace(rounded, values=values)
+      else:
+        value = constrain(value.astype(config.dtype), axes)
+      taken = parameter.replace(value)
       taken.set_metadata(out_sharding=axes)
       return taken
 
-    return jax.tree.map(
+    return jax.tree.map_with_path(
       take, stacked, is_leaf=lambda node: isinstance(node, nnx.Variable)
     )
 

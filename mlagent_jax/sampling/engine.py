@@ -129,6 +129,7 @@ class Engine:
     stop_ids: tokens that end a sample, and belong to it.
     mesh: the mesh that the parameters live on.
     prompt_multiple: see `programs.prefill_bucket`.
+    int8: see `programs.make_programs`.
 
   Raises:
     ValueError: if the room cannot be split over the mesh.
@@ -142,12 +143,13 @@ class Engine:
     stop_ids: Sequence[int],
     mesh: jax.sharding.Mesh | None = None,
     prompt_multiple: int = 64,
+    int8: bool = False,
   ):
     self.room = room
     self._mesh = mesh
     self._multiple = prompt_multiple
     self._stop_ids = frozenset(stop_ids)
-    self._programs = _programs(graphdef, room, tuple(stop_ids), mesh)
+    self._programs = _programs(graphdef, room, tuple(stop_ids), mesh, int8)
     self._params = self._weights = self._cache = None
     Z = room.shards
     self._rows = [

@@ -132,6 +132,7 @@ def make_programs(
   room: Room,
   stop_ids: Sequence[int],
   mesh: jax.sharding.Mesh | None = None,
+  int8: bool = False,
 ) -> Programs:
   """Makes the programs of a decoder.
 
@@ -140,11 +141,13 @@ def make_programs(
     room: sizes; its shards are the devices on the mesh axes of the batch.
     stop_ids: tokens that end a sample, and belong to it.
     mesh: the mesh that the parameters live on.
+    int8: tokens are decoded with the blocks' matrices in eight bits (see
+      `model.int8`); prompts are computed with the parameters as they are.
   """
   stops = np.asarray(sorted(set(stop_ids)), np.int32)
 
   def prepare(params):
-    return unstack(graphdef, params)
+    return unstack(graphdef, params, int8=int8)
 
   def allocate(weights):
     return kv_cache.empty_cache(

@@ -67,6 +67,7 @@ class Learner:
       ),
       stop_ids=self.tokenizer.stop_ids,
       mesh=self.mesh,
+      int8=sampler.int8,
     )
     return rollout.Policy(
       engine,

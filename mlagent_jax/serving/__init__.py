@@ -1,0 +1,1 @@
+"""An OpenAI-compatible HTTP server of a policy, on the batching sampler."""

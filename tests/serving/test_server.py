@@ -1,0 +1,311 @@
+"""The server as its own process, over HTTP, asked by the openai client."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import jax
+import numpy as np
+import openai
+import pytest
+
+from configs import base
+from mlagent_jax import batching
+from mlagent_jax.agent import tokenizer as tokenizer_lib
+from mlagent_jax.model.logps import make_compute_logps
+from mlagent_jax.stages import trained, workdir
+
+# A busy machine may take minutes to compile.
+pytestmark = pytest.mark.timeout(900)
+
+KEY = 'a-key-of-the-test'
+SLOTS, WAITING, NEW_TOKENS = 4, 4, 600
+MESSAGES = [
+  {'role': 'system', 'content': 'You act.'},
+  {'role': 'user', 'content': 'Thought: look\nAction: List Files'},
+]
+
+
+@pytest.fixture(scope='module')
+def run_folder(tmp_path_factory):
+  """A work directory whose model is tiny, and untrained."""
+  folder = tmp_path_factory.mktemp('run') / 'tiny'
+  config = base.get_config()
+  config.model.num_layers, config.model.embed_dim = 1, 32
+  config.model.num_heads = config.model.num_kv_heads = 2
+  config.model.head_dim, config.model.ffn_dim = 16, 64
+  config.agent.max_prompt_tokens = 60
+  workdir.open_workdir(folder, config)
+  texts = [
+    'You act.\n\n',
+    'Thought: look\nAction: List Files\nAction Input: {}',
+  ]
+  tokenizer_lib.ToyTokenizer.train(texts).save(folder / 'tokenizer')
+  return folder
+
+
+class Server:
+  """A process of `python -m mlagent_jax.serve`."""
+
+  def __init__(self, folder):
+    with socket.socket() as probe:
+      probe.bind(('127.0.0.1', 0))
+      self.port = probe.getsockname()[1]
+    self.process = subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'mlagent_jax.serve'),
+        *(f'--checkpoint={folder}', f'--port={self.port}', '--chunk=4'),
+        *(f'--max_slots={SLOTS}', f'--max_waiting={WAITING}'),
+        f'--max_new_tokens={NEW_TOKENS}',
+      ],
+      env=os.environ | {'MLAGENT_API_KEY': KEY, 'XLA_FLAGS': ''},
+    )
+    self.url = f'http://127.0.0.1:{self.port}'
+    self.client = openai.OpenAI(
+      base_url=f'{self.url}/v1', api_key=KEY, max_retries=0, timeout=120
+    )
+
+  def wait(self):
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+      assert self.process.poll() is None, 'the server ended'
+      with contextlib.suppress(OSError):
+        if self.health()['status'] == 'ok':
+          return self
+      time.sleep(0.2)
+    raise TimeoutError('the server was not ready in 600 s')
+
+  def health(self):
+    with urllib.request.urlopen(f'{self.url}/health', timeout=10) as reply:
+      return json.load(reply)
+
+  def chat(self, **options):
+    options = {'model': 'tiny-untrained', 'messages': MESSAGES, **options}
+    return self.client.chat.completions.create(**options)
+
+
+@pytest.fixture(scope='module')
+def server(run_folder):
+  made = Server(run_folder)
+  try:
+    yield made.wait()
+  finally:
+    made.process.kill()
+    made.process.wait()
+
+
+def streamed(chunks):
+  """(texts, reasons, log-probabilities) of a stream's samples."""
+  texts, reasons, logprobs = {}, {}, {}
+  for chunk in chunks:
+    for choice in chunk.choices:
+      texts.setdefault(choice.index, '')
+      texts[choice.index] += choice.delta.content or ''
+      if choice.logprobs:
+        found = [token.logprob for token in choice.logprobs.content]
+        logprobs.setdefault(choice.index, []).extend(found)
+      if choice.finish_reason:
+        reasons[choice.index] = choice.finish_reason
+  return texts, reasons, logprobs
+
+
+def test_a_stream_says_what_a_whole_reply_says(server):
+  options = {'seed': 3, 'n': 2, 'max_tokens': 30, 'logprobs': True}
+  whole = server.chat(**options)
+  again = server.chat(**options)
+  chunks = list(
+    server.chat(**options, stream=True, stream_options={'include_usage': True})
+  )
+  texts, reasons, logprobs = streamed(chunks)
+  assert len(chunks) > 10 and chunks[-1].usage == whole.usage
+  assert whole.usage.completion_tokens <= 60
+  for choice, other in zip(whole.choices, again.choices, strict=True):
+    assert other.message.content == choice.message.content
+    assert texts[choice.index] == choice.message.content
+    assert reasons[choice.index] == choice.finish_reason
+    found = [token.logprob for token in choice.logprobs.content]
+    assert logprobs[choice.index] == found
+  first, second = (choice.message.content for choice in whole.choices)
+  assert first != second
+  # Sample 0 of a seed is the same, however many are asked for.
+  (alone,) = server.chat(seed=3, max_tokens=30).choices
+  assert alone.message.content == first and alone.logprobs is None
+
+
+def test_stop_strings(server):
+  (whole,) = server.chat(seed=5, max_tokens=40).choices
+  text = whole.message.content
+  stop = text[10:13]
+  assert len(stop) == 3
+  options = {'seed': 5, 'max_tokens': 40, 'stop': ['never there', stop]}
+  (cut,) = server.chat(**options).choices
+  assert cut.message.content == text[: text.index(stop)]
+  assert cut.finish_reason == 'stop'
+  texts, reasons, _ = streamed(server.chat(**options, stream=True))
+  assert (texts[0], reasons[0]) == (cut.message.content, 'stop')
+
+
+def test_logprobs_equal_the_teacher_forced_ones(server, run_folder):
+  reply = server.chat(
+    seed=1,
+    n=3,
+    max_tokens=12,
+    temperature=0.8,
+    top_p=0.9,
+    logprobs=True,
+    extra_body={'return_token_ids': True, 'top_k': 50},
+  )
+  run = trained.open_trained(run_folder)
+  prompt = run.learner.tokenizer.encode_prompt(MESSAGES)
+  actions = [choice.token_ids for choice in reply.choices]
+  assert reply.usage.prompt_tokens == len(prompt)
+  assert reply.usage.completion_tokens == sum(map(len, actions))
+  batch = batching.group_layout(
+    [prompt], [actions], prompt_length=len(prompt), action_length=12
+  )
+  compute = make_compute_logps(run.learner.graphdef, temperature=0.8)
+  params = jax.device_get(run.params('untrained'))
+  expected = np.asarray(compute(params, batch))[0]
+  for choice, row in zip(reply.choices, expected, strict=True):
+    found = [token.logprob for token in choice.logprobs.content]
+    np.testing.assert_allclose(found, row[: len(found)], atol=1e-5)
+    assert ''.join(token.token for token in choice.logprobs.content) == (
+      choice.message.content
+    )
+
+
+def test_plain_completions_take_texts_and_ids(server, run_folder):
+  tokenizer = tokenizer_lib.load(run_folder / 'tokenizer')
+  text = 'Thought: look\n'
+  replies = [
+    server.client.completions.create(
+      model='tiny-untrained', prompt=prompt, max_tokens=9, seed=2, logprobs=1
+    ).choices[0]
+    for prompt in (text, tokenizer.encode_text(text))
+  ]
+  assert replies[0].text == replies[1].text
+  assert ''.join(replies[0].logprobs.tokens) == replies[0].text
+  assert max(replies[0].logprobs.token_logprobs) < 0
+
+
+def test_requests_of_many_clients_are_decoded_together(server):
+  options = [
+    {'seed': n, 'temperature': n / 2, 'max_tokens': 150 + n} for n in range(4)
+  ]
+  alone = [server.chat(**each).choices[0] for each in options]
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    futures = [pool.submit(server.chat, **each) for each in options]
+    most = 0
+    while not all(future.done() for future in futures):
+      most = max(most, server.health()['decoding'])
+    together = [future.result().choices[0] for future in futures]
+  assert most >= 2
+  for one, other in zip(alone, together):
+    assert one.message.content == other.message.content
+
+
+def test_a_client_that_hangs_up_frees_its_slots(server):
+  for stream in (True, False):
+    body = {'model': 'tiny-untrained', 'messages': MESSAGES, 'n': SLOTS}
+    body |= {'stream': stream, 'seed': 7}
+    request = json.dumps(body).encode()
+    with socket.create_connection(('127.0.0.1', server.port)) as connection:
+      connection.sendall(
+        b'POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n'
+        + f'Authorization: Bearer {KEY}\r\n'.encode()
+        + f'Content-Length: {len(request)}\r\n\r\n'.encode()
+        + request
+      )
+      while server.health()['decoding'] < SLOTS:
+        time.sleep(0.01)
+    start = time.monotonic()
+    while server.health()['decoding']:
+      assert time.monotonic() - start < 10
+      time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+  'options, kind, code, words',
+  [
+    ({'model': 'gpt-5'}, openai.NotFoundError, 'model_not_found', 'gpt-5'),
+    (
+      {'messages': [{'role': 'user', 'content': 'ab ' * 100}]},
+      openai.BadRequestError,
+      'context_length_exceeded',
+      'at most 60 tokens; yours has',
+    ),
+    (
+      {'max_tokens': NEW_TOKENS + 1},
+      openai.BadRequestError,
+      'invalid_value',
+      f'from 1 to {NEW_TOKENS}',
+    ),
+    ({'messages': []}, openai.BadRequestError, 'invalid_value', 'messages'),
+    ({'temperature': 3}, openai.BadRequestError, 'invalid_value', '0 to 2'),
+    ({'stop': ['']}, openai.BadRequestError, 'invalid_value', 'stop'),
+    (
+      {'frequency_penalty': 1},
+      openai.BadRequestError,
+      'unsupported_parameter',
+      'not supported',
+    ),
+    (
+      {'extra_body': {'tempratur': 1}},
+      openai.BadRequestError,
+      'unknown_parameter',
+      'tempratur',
+    ),
+    (
+      {'n': SLOTS + WAITING + 1},
+      openai.RateLimitError,
+      'rate_limit_exceeded',
+      f'at most {WAITING} may wait',
+    ),
+  ],
+)
+def test_errors(server, options, kind, code, words):
+  with pytest.raises(kind, match=words) as caught:
+    server.chat(**options)
+  assert caught.value.code == code and caught.value.body['type']
+
+
+def test_errors_below_the_client(server):
+  def ask(path, body=None, key=KEY):
+    headers = {'Authorization': f'Bearer {key}'}
+    request = urllib.request.Request(server.url + path, body, headers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+      urllib.request.urlopen(request, timeout=30)
+    return caught.value.code, json.load(caught.value)['error']
+
+  status, error = ask('/v1/models', key='another')
+  assert (status, error['code']) == (401, 'invalid_api_key')
+  status, error = ask('/v1/chat/completions', b'{"model": ')
+  assert (status, error['code']) == (400, 'invalid_json')
+  status, error = ask('/v1/chat/completions', b'[]')
+  assert status == 400 and 'JSON object' in error['message']
+  assert ask('/v1/nothing')[0] == 404
+  status, error = ask('/v1/chat/completions')
+  assert status == 405 and 'GET' in error['message']
+  assert [m.id for m in server.client.models.list()] == ['tiny-untrained']
+  assert server.client.models.retrieve('tiny-untrained').object == 'model'
+
+
+def test_a_signal_lets_what_runs_end_and_takes_nothing_new(server):
+  """The last test: it ends the server."""
+  stream = server.chat(seed=9, stream=True)
+  next(stream)
+  server.process.send_signal(signal.SIGTERM)
+  with pytest.raises(openai.InternalServerError, match='shutting down'):
+    for _ in range(100):
+      server.chat(max_tokens=1)
+  texts, reasons, _ = streamed(stream)
+  assert texts[0] and reasons[0] in ('stop', 'length')
+  assert server.process.wait(60) == 0
