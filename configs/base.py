@@ -52,6 +52,13 @@ def get_config() -> config_dict.ConfigDict:
   config.mesh.data = 1
   config.mesh.fsdp = 1
   config.mesh.model = 1
+  # The sampler's, over the devices of one process: each process samples with
+  # its own copy of the parameters. All 0: `mesh` if there is one process, else
+  # `model` as there as far as it fits and the rest as `fsdp`.
+  config.sampler_mesh = config_dict.ConfigDict()
+  config.sampler_mesh.data = 0
+  config.sampler_mesh.fsdp = 0
+  config.sampler_mesh.model = 0
 
   config.agent = config_dict.ConfigDict()
   config.agent.protocol = 'compact'  # or 'full', MLAgentBench's

@@ -248,18 +248,18 @@ class BatchIterator(Iterator[Batch]):
   Every epoch is a fresh shuffle of all elements by (seed, epoch); a batch may
   span two epochs, so that nothing is dropped. Batch number k is a function of
   the elements, the seed and the global batch size alone; with several processes
-  each gets its own consecutive part of every global batch.
+  each makes its own rows of every global batch.
 
   Args:
     elements: what is drawn.
     make_batch: elements of one batch (of this process) -> arrays.
     batch_size: elements of a global batch.
     seed: of the shuffles.
-    process_index: which part this process takes.
-    process_count: the number of parts.
+    own_rows: which elements of every batch to make, as of
+      `train_state.own_rows`; None for all.
 
   Raises:
-    ValueError: if there are no elements or the batch cannot be split.
+    ValueError: if there are no elements, or a row is not in the batch.
   """
 
   def __init__(
@@ -269,19 +269,13 @@ class BatchIterator(Iterator[Batch]):
     *,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    own_rows: Sequence[int] | None = None,
   ):
     if not elements:
       raise ValueError('no examples to draw batches from')
-    if batch_size < 1 or batch_size % process_count:
-      raise ValueError(
-        f'batch of {batch_size} is not divisible by {process_count} processes'
-      )
-    if not 0 <= process_index < process_count:
-      raise ValueError(f'process {process_index} of {process_count}')
-    part = batch_size // process_count
-    mine = slice(process_index * part, (process_index + 1) * part)
+    mine = np.arange(batch_size) if own_rows is None else np.asarray(own_rows)
+    if not len(mine) or mine.min() < 0 or mine.max() >= batch_size:
+      raise ValueError(f'rows {mine.tolist()} of a batch of {batch_size}')
     self._identity = {
       'elements': len(elements),
       'batch_size': batch_size,
@@ -336,7 +330,7 @@ def packed_batches(
   rows: int,
   seed: int,
   pad_id: int = 0,
-  **processes: int,
+  own_rows: Sequence[int] | None = None,
 ) -> BatchIterator:
   """An endless iterator over packed SFT batches.
 
@@ -348,7 +342,7 @@ def packed_batches(
     rows: B of the global batch.
     seed: of the shuffles.
     pad_id: token of the padding.
-    **processes: process_index and process_count of `BatchIterator`.
+    own_rows: see `BatchIterator`.
 
   Raises:
     ValueError: as `pack_sft` and `BatchIterator`.
@@ -360,7 +354,7 @@ def packed_batches(
     lambda drawn: _pack_rows(drawn, length, pad_id),
     batch_size=rows,
     seed=seed,
-    **processes,
+    own_rows=own_rows,
   )
 
 
@@ -373,7 +367,7 @@ def group_batches(
   prompts_per_batch: int,
   seed: int,
   pad_id: int = 0,
-  **processes: int,
+  own_rows: Sequence[int] | None = None,
 ) -> BatchIterator:
   """An endless iterator over shared-prompt SFT batches.
 
@@ -385,7 +379,7 @@ def group_batches(
     prompts_per_batch: S of the global batch.
     seed: of the shuffles.
     pad_id: token of the padding.
-    **processes: process_index and process_count of `BatchIterator`.
+    own_rows: see `BatchIterator`.
 
   Raises:
     ValueError: as `group_layout`, for all groups at once, and `BatchIterator`.
@@ -409,5 +403,5 @@ def group_batches(
     make_batch,
     batch_size=prompts_per_batch,
     seed=seed,
-    **processes,
+    own_rows=own_rows,
   )

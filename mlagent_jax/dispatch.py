@@ -24,6 +24,7 @@ from mlagent_jax.environment import records
 MAX_FAILURES = 3
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
+CHECK_SECONDS = 1.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -62,6 +63,7 @@ class Dispatcher:
     on_span: called as (worker, label, start, end) for every try of a step,
       in seconds of `time.monotonic`, from the workers' threads.
     first_pause: seconds before the first try after a failure.
+    check: called every second while it waits; may raise to end the wait.
   """
 
   def __init__(
@@ -72,12 +74,14 @@ class Dispatcher:
     say: Callable[[str], None] = lambda text: None,
     on_span: Callable[[str, str, float, float], None] | None = None,
     first_pause: float = FIRST_PAUSE,
+    check: Callable[[], None] = lambda: None,
   ):
     self._pool = pool
     self._max_outage = max_outage_seconds
     self._say = say
     self._on_span = on_span
     self._first_pause = first_pause
+    self._check = check
     self._finished: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
     self._parked: collections.deque[Ticket] = collections.deque()
     self._successes = 0
@@ -136,14 +140,12 @@ class Dispatcher:
       if left <= 0 and len(tickets) - len(missing) >= at_least:
         return
       self._try_parked()
-      limits = [left] if left > 0 else []
+      self._check()
+      limits = [CHECK_SECONDS] + ([left] if left > 0 else [])
       if self._parked and self._ahead is None:
         limits.append(self._next_try - time.monotonic())
-      limit = min(limits, default=math.inf)
       try:
-        ticket = self._finished.get(
-          timeout=None if limit == math.inf else max(0.0, limit)
-        )
+        ticket = self._finished.get(timeout=max(0.0, min(limits)))
       except queue.Empty:
         continue
       self._settle(ticket)

@@ -4,6 +4,11 @@ Runs the stages that the config lists (collect, sft, rl, evaluate), skips those
 that the work directory has completed, and resumes one that was killed. Any key
 of the config can be overridden: --config.rl.steps=48. Leaves results.json,
 metrics.jsonl, TensorBoard files and curves.png in the work directory.
+
+With several hosts, start it on each of them, with one work directory that all
+of them see. On a TPU pod, under SLURM and in a Kubernetes job they find each
+other; elsewhere give --coordinator_address, --num_processes and --process_id.
+SIGTERM saves a checkpoint at the next step and exits with 0.
 """
 
 import pathlib
@@ -24,6 +29,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the run; made if missing, resumed if not.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator_address', None, 'host:port of process 0, with several processes.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'Processes of all hosts together.', lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'This process, from 0.', lower_bound=0
+)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
@@ -34,16 +48,25 @@ def main(argv):
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
   # Here and not above, so that --help answers at once.
-  from mlagent_jax.stages import errors
+  from mlagent_jax.stages import errors, processes
 
   try:
-    train(_CONFIG.value, pathlib.Path(_WORKDIR.value))
-  except errors.EXPECTED as error:
-    # What a person can put right needs no traceback.
+    here = processes.start(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+    with processes.ending_together(here), processes.stopping_on_sigterm(here):
+      try:
+        train(_CONFIG.value, pathlib.Path(_WORKDIR.value), here)
+      except errors.EXPECTED as error:
+        # What a person can put right needs no traceback.
+        sys.exit(f'{type(error).__name__}: {error}')
+      except processes.Stopped as stopped:
+        print(f'stopped by SIGTERM: {stopped}; the next start goes on')
+  except processes.StartError as error:
     sys.exit(f'{type(error).__name__}: {error}')
 
 
-def train(config, folder: pathlib.Path) -> None:
+def train(config, folder: pathlib.Path, processes) -> None:
   """Runs the config's stages that `folder` has not completed."""
   import jax
 
@@ -51,17 +74,21 @@ def train(config, folder: pathlib.Path) -> None:
   from mlagent_jax.stages import summary
 
   session_lib.fill_in(config, jax.device_count())
-  with session_lib.open_session(config, folder, jax.device_count()) as session:
+  with session_lib.open_session(
+    config, folder, jax.device_count(), processes
+  ) as session:
     for stage in config.stages:
-      if session.workdir.result(stage) is not None:
+      if session.result(stage) is not None:
         session.log.say(f'{stage}: complete, skipped')
         continue
       start = time.monotonic()
       result = run_stage(session, stage)
       seconds = time.monotonic() - start
-      session.workdir.finish(stage, {'result': result, 'seconds': seconds})
+      processes.leader_does(
+        session.workdir.finish, stage, {'result': result, 'seconds': seconds}
+      )
       session.log.say(f'{stage}: {seconds:.0f} s')
-    summary.write(session)
+    processes.leader_does(summary.write, session)
     session.log.say(f'wrote {folder / "results.json"} and curves.png')
 
 
@@ -73,7 +100,9 @@ def run_stage(session, stage: str) -> dict:
   if stage == 'collect':
     return collect.run(session)
   tokenizer = vocabulary.load_or_train(session)
-  learner = learner_lib.make_learner(session.config, tokenizer)
+  learner = learner_lib.make_learner(
+    session.config, tokenizer, processes=session.processes
+  )
   if stage == 'evaluate':
     return evaluate.run(session, learner, session.prompt_ids(tokenizer))
   known = states.load_states(session, tokenizer)

@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from mlagent_jax.model import lora
 from mlagent_jax.model.sharding import (
@@ -112,13 +114,47 @@ def train_state_shapes(
   )
 
 
-def put_batch(batch, mesh: jax.sharding.Mesh | None = None):
+def own_rows(mesh: jax.sharding.Mesh | None, size: int) -> np.ndarray:
+  """Which rows of a global batch the devices of this process hold.
+
+  Where an axis of the model spans hosts, several processes hold the same rows;
+  where the mesh follows a torus, a process's rows are not consecutive.
+
+  Args:
+    mesh: the mesh, or None for a single device.
+    size: B.
+
+  Returns:
+    Indices, ascending.
+
+  Raises:
+    ValueError: if B does not divide by the devices of the batch.
+  """
+  if mesh is None:
+    return np.arange(size)
+  check_batch_divides(mesh, size, 'batch')
+  places = batch_sharding(mesh).addressable_devices_indices_map((size,))
+  rows = [np.arange(size)[index] for index in places.values()]
+  return np.unique(np.concatenate(rows))
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+  """The whole of a batch's array, in every process; all of them ask."""
+  if x.is_fully_addressable or x.is_fully_replicated:
+    return np.asarray(x)
+  return multihost_utils.process_allgather(x, tiled=True)
+
+
+def put_batch(
+  batch, mesh: jax.sharding.Mesh | None = None, *, size: int | None = None
+):
   """Moves a batch of host arrays to the devices, split on its first axis.
 
   Args:
-    batch: a tree of NumPy arrays [B, …]; with several processes, each
-      passes its own part of the batch.
+    batch: a tree of NumPy arrays [B, …]; with several processes, the same in
+      all of them.
     mesh: the mesh, or None for a single device.
+    size: B, if `batch` holds only the `own_rows` of this process.
 
   Raises:
     ValueError: if B does not divide by the devices of the batch.
@@ -128,8 +164,17 @@ def put_batch(batch, mesh: jax.sharding.Mesh | None = None):
   sharding = batch_sharding(mesh)
 
   def put(x):
-    check_batch_divides(mesh, len(x) * jax.process_count(), 'batch')
-    return jax.make_array_from_process_local_data(sharding, x)
+    x = np.asarray(x)
+    B = len(x) if size is None else size
+    rows = np.arange(B) if size is None else own_rows(mesh, B)
+    check_batch_divides(mesh, B, 'batch')
+
+    def part(index):
+      start, stop, _ = index[0].indices(B)
+      first = np.searchsorted(rows, start)
+      return x[first : first + stop - start]
+
+    return jax.make_array_from_callback((B, *x.shape[1:]), sharding, part)
 
   return jax.tree.map(put, batch)
 

@@ -20,6 +20,7 @@ FLOORS = {
   'sampling': 2,
   'train_state': 2,
   'checkpoint': 2,
+  'replicas': 2,
   'exploration': 2,
   'trajectories': 2,
   'state_pool': 2,
@@ -45,6 +46,7 @@ DEVICE = [
   'optim',
   'train_state',
   'checkpoint',
+  'replicas',
   'sampling',
 ]
 HOST = [

@@ -107,6 +107,10 @@ def run(session: Session) -> dict:
     EndpointError, CostCeilingError: from a chat model. What was played to its
       end is stored before; the next start goes on with the rest.
   """
+  return session.processes.leader_does(_collect, session)
+
+
+def _collect(session: Session) -> dict:
   config = session.config
   store = trajectories.TrajectoryStore(session.workdir.stage('collect'))
   chosen = choose_ideas(session)
@@ -144,8 +148,9 @@ def run(session: Session) -> dict:
 
   done = len(plan) - len(missing)
   rewards, kinds = [], collections.Counter()
+  check = session.processes.check_stopped
   with session.log.progress('collect', len(plan), done) as bar:
-    for played in _in_order([(begin, *item) for item in missing]):
+    for played in _in_order([(begin, *item) for item in missing], check):
       store.append(played)
       done += 1
       rewards += rewards_of(played, session)
@@ -168,12 +173,12 @@ def run(session: Session) -> dict:
   return found
 
 
-def _in_order(calls, ahead: int = 64):
+def _in_order(calls, check, ahead: int = 64):
   """Results of begin(name, number) futures, in order, some of them ahead.
 
   After an error nothing more is begun; what runs by then is waited for and
   yielded (episodes are not lost because another one failed), then the error is
-  raised.
+  raised. `check` is called every second and may raise.
   """
   calls = iter(calls)
   running: collections.deque[concurrent.futures.Future] = collections.deque(
@@ -182,6 +187,8 @@ def _in_order(calls, ahead: int = 64):
   first_error = None
   while running:
     future = running.popleft()
+    while not concurrent.futures.wait([future], timeout=1.0).done:
+      check()
     try:
       result = future.result()
     except concurrent.futures.CancelledError:

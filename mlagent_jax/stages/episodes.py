@@ -48,11 +48,11 @@ class EpisodeRollouts:
   ):
     self._session = session
     self._settings = session.config.rl
-    self._prompt_ids = states.prompt_ids
+    self._prompt_ids = session.prompt_ids(learner.tokenizer)
     self._dispatcher = dispatcher
     self._spans = spans
     self._stop_ids = frozenset(learner.tokenizer.stop_ids)
-    self._policy = learner.policy(
+    self.policy = learner.policy(
       samples_per_prompt=1,
       batch_size=self._settings.states_per_batch
       * self._settings.samples_per_state,
@@ -109,7 +109,7 @@ class EpisodeRollouts:
       for index in range(self._settings.states_per_batch)
     ]
     return rollout.play_episodes(
-      self._policy,
+      self.policy,
       params,
       self._dispatcher,
       self._prompt_ids,

@@ -4,7 +4,7 @@ from mlagent_jax import checkpoint, trajectories
 from mlagent_jax.environment import blobs, cache, fetch, records, task_folder
 from mlagent_jax.exploration import accounting, chat_ideas, embeddings, llm
 from mlagent_jax.model import safetensors_files
-from mlagent_jax.stages import journal, not_finite, session, workdir
+from mlagent_jax.stages import journal, not_finite, processes, session, workdir
 
 EXPECTED = (
   accounting.CostCeilingError,
@@ -18,6 +18,8 @@ EXPECTED = (
   journal.JournalError,
   llm.EndpointError,
   not_finite.NotFiniteError,
+  processes.LeaderError,
+  processes.StartError,
   records.SandboxUnavailable,
   safetensors_files.WeightsError,
   session.ConfigError,

@@ -12,7 +12,7 @@ import numpy as np
 from mlagent_jax import reward as reward_lib
 from mlagent_jax import rollout, trajectories
 from mlagent_jax.stages import learner as learner_lib
-from mlagent_jax.stages import sft, statistics, workdir
+from mlagent_jax.stages import sft, split_policy, statistics, workdir
 from mlagent_jax.stages.session import Session
 
 AGENTS = ('starter', 'base', 'sft', 'rl')
@@ -22,7 +22,7 @@ SPLITS = ('held_in', 'held_out')
 def run(session: Session, learner: learner_lib.Learner, prompt_ids) -> dict:
   """Plays every agent's missing episodes; returns results.json's part."""
   scores = {'starter': _starter_scores(session)}
-  trained = [s for s in ('sft', 'rl') if session.workdir.result(s) is not None]
+  trained = [s for s in ('sft', 'rl') if session.result(s) is not None]
   for agent in ('base', *trained):
     scores[agent] = _agent_scores(session, learner, prompt_ids, agent)
   return summarise(session, scores)
@@ -41,7 +41,8 @@ def _agent_scores(session, learner, prompt_ids, agent) -> dict[str, list]:
   settings = config.evaluate
   folder = session.workdir.stage('evaluate') / agent
   path = folder / 'scores.json'
-  known = workdir.read_json(path)
+  leader_does = session.processes.leader_does
+  known = leader_does(workdir.read_json, path)
   if known is not None:
     return known
   if agent == 'base':
@@ -54,33 +55,42 @@ def _agent_scores(session, learner, prompt_ids, agent) -> dict[str, list]:
     batch_size=len(tasks) * settings.episodes,
     temperature=settings.temperature,
   )
-  total = len(tasks) * settings.episodes * settings.max_steps
-  with session.log.progress(f'play {agent}', total) as bar:
-    played = rollout.play_episodes(
-      policy,
-      params,
-      session.dispatcher(),
-      prompt_ids,
-      tasks,
-      agent=agent,
-      episodes=settings.episodes,
-      max_steps=settings.max_steps,
-      max_seconds=60 * config.environment.max_minutes,
-      seed=config.seed,
-      on_done=lambda actions: bar(steps=actions),
-    )
+
+  def play():
+    total = len(tasks) * settings.episodes * settings.max_steps
+    with session.log.progress(f'play {agent}', total) as bar:
+      return rollout.play_episodes(
+        policy,
+        params,
+        session.dispatcher(),
+        prompt_ids,
+        tasks,
+        agent=agent,
+        episodes=settings.episodes,
+        max_steps=settings.max_steps,
+        max_seconds=60 * config.environment.max_minutes,
+        seed=config.seed,
+        on_done=lambda actions: bar(steps=actions),
+      )
+
+  played = split_policy.lead(policy, params, play)
+  return leader_does(_write_scores, session, folder, played)
+
+
+def _write_scores(session, folder, played) -> dict[str, list]:
+  """Stores the episodes of an agent, and then their scores."""
   store = trajectories.TrajectoryStore(folder)
   for trajectory in played:
     # A run that was killed between two of these appends starts over with
     # the same seeds: what is there already is what it would append.
     if trajectory.trajectory_id not in store:
       store.append(trajectory)
-  scores = {name: [] for name in tasks}
+  scores = {name: [] for name in session.tasks}
   for trajectory in played:
     scores[trajectory.task].append(
       rollout.final_test_score(trajectory, session.scales[trajectory.task])
     )
-  workdir.write_json(path, scores)
+  workdir.write_json(folder / 'scores.json', scores)
   return scores
 
 

@@ -55,6 +55,12 @@ def measure(
       shape=(len(states.fixed), samples),
     ),
   )
+  return session.processes.leader_does(_execute, session, states, replies, name)
+
+
+def _execute(session: Session, states, replies, name: str) -> dict:
+  """What became of the replies, in process 0."""
+  config = session.config
   requests = [
     (state.task, state.snapshot, reply)
     for state, group in zip(states.fixed, replies, strict=True)

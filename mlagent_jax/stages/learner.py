@@ -1,14 +1,17 @@
 """The device side that the stages share: model, mesh, policy, optimizer."""
 
 import dataclasses
+import math
 
+import jax
 from flax import nnx
 
-from mlagent_jax import optim, rollout, sampling
+from mlagent_jax import optim, replicas, rollout, sampling
 from mlagent_jax.agent import stop_text
 from mlagent_jax.model import config as model_config
 from mlagent_jax.model import decoder, sharding
-from mlagent_jax.stages import starting_point
+from mlagent_jax.stages import processes as processes_lib
+from mlagent_jax.stages import split_policy, starting_point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,9 @@ class Learner:
     graphdef: the decoder's static part.
     shapes: of its parameters.
     mesh: None on a single device.
+    sampler_mesh: of this process's devices; None if the sampler uses `mesh`.
     tokenizer: what reads and writes its tokens.
+    processes: all that train it.
   """
 
   config: object
@@ -29,7 +34,9 @@ class Learner:
   graphdef: nnx.GraphDef
   shapes: nnx.State
   mesh: object
+  sampler_mesh: object
   tokenizer: object
+  processes: processes_lib.Processes
 
   def untrained(self) -> nnx.State:
     """The parameters that training starts from; the same for a seed."""
@@ -42,14 +49,21 @@ class Learner:
     batch_size: int,
     temperature: float,
     prompt_length: int | None = None,
-  ) -> rollout.Policy:
+  ) -> rollout.Policy | split_policy.SplitPolicy:
     """A policy of this model; equal sizes share what is compiled.
 
-    `prompt_length` is the longest prompt in tokens; the config's if None.
+    Args:
+      samples_per_prompt: G.
+      batch_size: prompts that all processes together sample at once.
+      temperature: of the samples.
+      prompt_length: the longest prompt in tokens; the config's if None.
     """
     agent, sampler = self.config.agent, self.config.sampler
-    samples = batch_size * samples_per_prompt
-    shards = 1 if self.mesh is None else sharding.batch_devices(self.mesh)
+    mesh, prompts = self.mesh, batch_size
+    if self.sampler_mesh is not None:
+      mesh, prompts = self.sampler_mesh, -(-prompts // self.processes.count)
+    samples = prompts * samples_per_prompt
+    shards = 1 if mesh is None else sharding.batch_devices(mesh)
 
     def split(count):
       return -(-count // shards) * shards
@@ -58,7 +72,7 @@ class Learner:
       self.graphdef,
       sampling.Room(
         slots=split(min(samples, sampler.slots or samples)),
-        rows=split(batch_size),
+        rows=split(prompts),
         seats=samples_per_prompt,
         prompt_length=prompt_length or agent.max_prompt_tokens,
         sample_length=agent.max_action_tokens,
@@ -66,10 +80,10 @@ class Learner:
         shards=shards,
       ),
       stop_ids=self.tokenizer.stop_ids,
-      mesh=self.mesh,
+      mesh=mesh,
       int8=sampler.int8,
     )
-    return rollout.Policy(
+    policy = rollout.Policy(
       engine,
       self.tokenizer,
       settings=sampling.Settings(
@@ -77,6 +91,9 @@ class Learner:
       ),
       stop=stop_text.STOP_STRINGS[agent.protocol],
     )
+    if self.sampler_mesh is None:
+      return policy
+    return split_policy.SplitPolicy(policy, mesh, self.processes)
 
   def optimizer(self, settings, updates: int):
     """An optimizer by a section of the config, such as `sft`.
@@ -95,17 +112,40 @@ class Learner:
     )
 
 
-def make_learner(config, tokenizer, devices=None) -> Learner:
+def make_learner(
+  config,
+  tokenizer,
+  devices=None,
+  processes: processes_lib.Processes | None = None,
+) -> Learner:
   """The learner of a config.
 
   Args:
     config: the whole config, without -1 (`session.fill_in`).
     tokenizer: its vocabulary is the model's, unless the config says more.
     devices: of the mesh; all devices by default. Given ones always make a mesh.
+    processes: this one among all; alone by default.
   """
+  processes = processes or processes_lib.Processes()
   sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.model)
   one = devices is None and sizes == (1, 1, 1)
   mesh = None if one else sharding.make_mesh(*sizes, devices)
   model = starting_point.model_of(config, tokenizer)
   graphdef, shapes = decoder.abstract_model(model)
-  return Learner(config, model, graphdef, shapes, mesh, tokenizer)
+  sampler_mesh = _sampler_mesh(config, processes)
+  return Learner(
+    config, model, graphdef, shapes, mesh, sampler_mesh, tokenizer, processes
+  )
+
+
+def _sampler_mesh(config, processes):
+  """The mesh of this process's devices; None if `mesh` serves as one."""
+  sizes = config.sampler_mesh
+  shape = (sizes.data, sizes.fsdp, sizes.model)
+  if not any(shape):
+    if processes.count == 1:
+      return None
+    local = jax.local_device_count()
+    model = math.gcd(config.mesh.model, local)
+    shape = (1, local // model, model)
+  return replicas.local_mesh(shape)

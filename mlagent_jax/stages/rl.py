@@ -15,6 +15,7 @@ episodes (`stages.episodes`).
 """
 
 import collections
+import contextlib
 import time
 
 import numpy as np
@@ -29,11 +30,13 @@ from mlagent_jax.stages import (
   rl_update,
   rollouts,
   sft,
+  shared_rollouts,
   timeline,
   workdir,
 )
 from mlagent_jax.stages import learner as learner_lib
 from mlagent_jax.stages import states as states_lib
+from mlagent_jax.stages.processes import Stopped
 from mlagent_jax.stages.session import Session
 
 
@@ -57,24 +60,42 @@ def run(
     'step': rollouts.StepRollouts,
     'episode': episodes.EpisodeRollouts,
   }
-  source = kinds[settings.mode](
-    session,
-    learner,
-    states,
-    session.dispatcher(on_span=spans.worker_span),
-    spans,
+  source = shared_rollouts.SharedRollouts(
+    kinds[settings.mode](
+      session,
+      learner,
+      states,
+      session.dispatcher(on_span=spans.worker_span),
+      spans,
+    ),
+    session.processes,
   )
   with checkpoint.Checkpointer(
     folder / 'checkpoints',
     max_to_keep=2,
     fingerprint=workdir.fingerprint(config),
   ) as checkpoints:
-    done = 0
+    done, extra = 0, source.state()
     if checkpoints.latest_step() is not None:
       state, extra = checkpoints.restore(state)
       done = checkpoints.latest_step()
       source.restore(extra, done)
       session.log.say(f'rl: resumed at step {done}')
+
+    def save(number):
+      with spans.span('checkpoint'):
+        checkpoints.save(number, state, extra)
+
+    @contextlib.contextmanager
+    def saving_if_stopped(number):
+      """Executions may take longer than what stops us waits."""
+      try:
+        yield
+      except Stopped as stopped:
+        if number > (checkpoints.latest_step() or 0):
+          save(number)
+        raise Stopped(f'rl: saved step {number}, {stopped}') from stopped
+
     ahead = 1 + settings.max_staleness
     for number in range(done + 1, min(done + ahead, settings.steps) + 1):
       source.begin(number, state.params, version=done)
@@ -82,7 +103,8 @@ def run(
       for number in range(done + 1, settings.steps + 1):
         start = time.monotonic()
         spans.begin_step(number)
-        batch = source.collect(number)
+        with saving_if_stopped(number - 1):
+          batch = source.collect(number)
         collected_at = time.monotonic()
         with spans.span('update'):
           state, metrics = rl_update.update(
@@ -101,11 +123,11 @@ def run(
         # Before the checkpoint: scripts run while it is written.
         if number + ahead <= settings.steps:
           source.begin(number + ahead, state.params, version=number)
-        last = number == settings.steps
-        if last or number % settings.checkpoint_every == 0:
-          with spans.span('checkpoint'):
-            checkpoints.save(number, state, extra)
-          spans.write(folder)
+        stop = session.processes.stop_requested()
+        due = number % settings.checkpoint_every == 0
+        if stop or due or number == settings.steps:
+          save(number)
+          session.processes.leader_does(spans.write, folder)
         figures |= _seconds(spans, time.monotonic() - start)
         session.log.metrics('rl', number, **figures)
         bar(
@@ -117,6 +139,8 @@ def run(
           f'  {figures["tokens"] / (time.monotonic() - start):,.0f} tokens/s'
           f'  idle {figures["idle_share"]:.0%}'
         )
+        if stop and number < settings.steps:
+          raise Stopped(f'rl: saved step {number} of {settings.steps}')
   last = _measured(session, learner, states, state.params, 'last', 1)
   result = {}
   for figure in first:
@@ -128,12 +152,13 @@ def run(
 def _measured(session, learner, states, params, name, stream) -> dict:
   """The fixed set's figures; measured once, then read from disk."""
   path = session.workdir.stage('rl') / f'fixed_set_{name}.json'
-  known = workdir.read_json(path)
+  leader_does = session.processes.leader_does
+  known = leader_does(workdir.read_json, path)
   if known is None:
     known = fixed_set.measure(
       session, learner, states, params, name=f'fixed set, {name}', stream=stream
     )
-    workdir.write_json(path, known)
+    leader_does(workdir.write_json, path, known)
   return known
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlagent_jax import advantages as advantages_lib
-from mlagent_jax import batching, losses
+from mlagent_jax import batching, losses, train_state
 
 
 def prompt_length(config, states) -> int:
@@ -84,7 +84,7 @@ def estimate(settings, batch, taken, kl_coef: float):
   in_reward = settings.kl_place == 'reward'
   if in_reward:
     # Rows of one owner (the steps of an episode) add up their KL.
-    spent = np.asarray(jnp.sum(jnp.where(mask > 0, kl, 0.0), axis=-1))
+    spent = train_state.fetch(jnp.sum(jnp.where(mask > 0, kl, 0.0), axis=-1))
     penalties = np.zeros(rewards.size, np.float32)
     np.add.at(penalties, taken.owners, kl_coef * spent)
     rewards = rewards - penalties.reshape(rewards.shape)
@@ -110,12 +110,13 @@ def estimate(settings, batch, taken, kl_coef: float):
       advantages = advantages_lib.whiten(
         advantages, mask, std_floor=settings.std_floor
       )
-    advantages, out['returns'] = np.asarray(advantages), np.asarray(returns)
+    advantages = train_state.fetch(advantages)
+    out['returns'] = train_state.fetch(returns)
   else:
     compared = np.asarray(_compare(settings, rewards, taken.valid))
     advantages = compared.ravel()[taken.owners]
   if settings.duration_floor:
-    weights = np.asarray(
+    weights = train_state.fetch(
       advantages_lib.duration_weights(
         batch['seconds'], floor=settings.duration_floor, valid=batch['kept']
       )

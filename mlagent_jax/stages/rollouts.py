@@ -101,7 +101,7 @@ class StepRollouts:
     self._dispatcher = dispatcher
     self._spans = spans
     self._late_rows = late_rows(session.config)
-    self._policy = learner.policy(
+    self.policy = learner.policy(
       samples_per_prompt=self._settings.samples_per_state,
       batch_size=self._settings.states_per_batch,
       temperature=self._settings.temperature,
@@ -190,7 +190,7 @@ class StepRollouts:
 
   def _sample(self, drawn, number, params, version) -> journal.Sampled:
     prompts = [self._states.ids_of(state) for state in drawn]
-    replies = self._policy.sample_replies(
+    replies = self.policy.sample_replies(
       params,
       prompts,
       rollout.seeds_for(

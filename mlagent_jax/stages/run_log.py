@@ -17,23 +17,32 @@ import tensorboardX
 
 
 class RunLog:
-  """Metrics of one work directory; use as a context."""
+  """Metrics of one work directory; use as a context.
 
-  def __init__(self, workdir: pathlib.Path, *, quiet: bool = False):
-    self.console = rich.console.Console(quiet=quiet)
-    self._file = (workdir / 'metrics.jsonl').open('a', encoding='utf-8')
-    self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'))
+  Args:
+    workdir: where to write; None writes and prints nothing.
+  """
+
+  def __init__(self, workdir: pathlib.Path | None):
+    self.console = rich.console.Console(quiet=workdir is None)
     self._start = time.monotonic()
+    self._file = self._board = None
+    if workdir is not None:
+      self._file = (workdir / 'metrics.jsonl').open('a', encoding='utf-8')
+      self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'))
 
   def __enter__(self):
     return self
 
   def __exit__(self, *exc_info):
-    self._file.close()
-    self._board.close()
+    if self._file is not None:
+      self._file.close()
+      self._board.close()
 
   def metrics(self, stage: str, step: int, **figures: float) -> None:
     """Records the figures of one step; on disk when it returns."""
+    if self._file is None:
+      return
     seconds = round(time.monotonic() - self._start, 3)
     row = {'stage': stage, 'step': step, 'seconds': seconds}
     row |= {name: float(value) for name, value in figures.items()}

@@ -32,6 +32,7 @@ from mlagent_jax.stages import (
   run_log,
   workdir,
 )
+from mlagent_jax.stages import processes as processes_lib
 
 LAYOUTS = ('shared_prompt', 'packed')
 TOKENIZERS = ('sentencepiece', 'huggingface')
@@ -46,15 +47,24 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """What a stage needs of the host wing, and where it writes."""
+  """What a stage needs of the host wing, and where it writes.
+
+  With several processes, process 0 alone has an environment and a pool (they
+  are None in the others) and writes what everybody reads.
+  """
 
   config: config_dict.ConfigDict
   workdir: workdir.Workdir
   log: run_log.RunLog
   tasks: dict[str, task_folder.Task]
-  environment: episode.Environment
-  pool: workers.LocalPool
-  chat_models: chat_models.ChatModels
+  processes: processes_lib.Processes
+  environment: episode.Environment | None
+  pool: workers.LocalPool | None
+  chat_models: chat_models.ChatModels | None
+
+  def result(self, stage: str) -> dict | None:
+    """What a stage reported when it ended; every process asks together."""
+    return self.processes.leader_does(self.workdir.result, stage)
 
   @property
   def scales(self) -> dict[str, records.Scale]:
@@ -68,6 +78,7 @@ class Session:
       max_outage_seconds=60 * self.config.environment.max_outage_minutes,
       say=self.log.say,
       on_span=on_span,
+      check=self.processes.check_stopped,
     )
 
   def messages(
@@ -150,12 +161,13 @@ def _sft_size(config) -> str:
   return 'batch_size' if packed else 'prompts_per_batch'
 
 
-def check_config(config, num_devices: int) -> None:
+def check_config(config, num_devices: int, num_local: int) -> None:
   """Finds what is wrong with a config before anything is computed.
 
   Args:
     config: the whole config.
     num_devices: devices of all processes together.
+    num_local: devices of each process.
 
   Raises:
     ConfigError: names the key, its value and what to do.
@@ -173,6 +185,15 @@ def check_config(config, num_devices: int) -> None:
       f'mesh: data={mesh.data} x fsdp={mesh.fsdp} x model={mesh.model} has'
       f' {places} places, but there are {num_devices} devices'
     )
+  sampler = config.sampler_mesh
+  if any(sampler.values()):
+    places = sampler.data * sampler.fsdp * sampler.model
+    if places != num_local:
+      raise ConfigError(
+        f'sampler_mesh: data={sampler.data} x fsdp={sampler.fsdp} x'
+        f' model={sampler.model} has {places} places, but a process has'
+        f' {num_local} devices'
+      )
   rows = mesh.data * mesh.fsdp
   key, micro_batches = _sft_size(config), config.sft.micro_batches
   size = config.sft[key]
@@ -235,19 +256,47 @@ def check_config(config, num_devices: int) -> None:
 
 @contextlib.contextmanager
 def open_session(
-  config: config_dict.ConfigDict, folder: pathlib.Path, num_devices: int
+  config: config_dict.ConfigDict,
+  folder: pathlib.Path,
+  num_devices: int,
+  processes: processes_lib.Processes | None = None,
 ) -> Iterator[Session]:
   """Checks everything that can be checked, and opens what stages need.
+
+  Args:
+    config: the whole config.
+    folder: the work directory; all processes see it.
+    num_devices: devices of all processes together.
+    processes: this one among all; alone by default.
 
   Raises:
     ConfigError, WorkdirError, TaskError, SandboxUnavailable: see there.
   """
-  check_config(config, num_devices)
-  allowed = allowed_actions(config)
+  processes = processes or processes_lib.Processes()
+  check_config(config, num_devices, num_devices // processes.count)
   tasks = {
     name: task_folder.load_task(name)
     for name in (*config.tasks.train, *config.tasks.held_out)
   }
+  with contextlib.ExitStack() as stack:
+    opened = []
+
+    def open_host_side():
+      opened.append(stack.enter_context(_host_side(config, folder, tasks)))
+
+    processes.leader_does(open_host_side)
+    if opened:
+      place, log, *host_side = opened[0]
+    else:
+      place, log = workdir.Workdir(folder), run_log.RunLog(None)
+      host_side = None, None, None
+    yield Session(config, place, log, tasks, processes, *host_side)
+
+
+@contextlib.contextmanager
+def _host_side(config, folder: pathlib.Path, tasks) -> Iterator[tuple]:
+  """What process 0 has: work directory, log, environment, pool, models."""
+  allowed = allowed_actions(config)
   place = workdir.open_workdir(folder, config)
   for stage in config.stages:
     needed = NEEDS.get(stage, stage)
@@ -282,7 +331,7 @@ def open_session(
       run_log.RunLog(folder) as log,
     ):
       log.say(f'sandbox: {box.identity}')
-      yield Session(config, place, log, tasks, environment, pool, models)
+      yield place, log, environment, pool, models
 
 
 def _sandbox_options(settings) -> dict[str, str]:

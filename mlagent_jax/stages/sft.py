@@ -14,6 +14,7 @@ from mlagent_jax import batching, checkpoint, losses, train_state
 from mlagent_jax.stages import learner as learner_lib
 from mlagent_jax.stages import not_finite, rl_update, workdir
 from mlagent_jax.stages import states as states_lib
+from mlagent_jax.stages.processes import Stopped
 from mlagent_jax.stages.session import ConfigError, Session
 
 
@@ -24,15 +25,22 @@ def run(
 ) -> dict:
   """Trains for `sft.steps` from the last checkpoint on; returns the figures."""
   config = session.config
-  settings = config.sft
   examples = [
     batching.Example(
       states.ids_of(state), learner.tokenizer.encode_action(reply)
     )
     for state, reply in states.pairs
   ]
+  settings = config.sft
+  size = settings[
+    'batch_size' if settings.layout == 'packed' else 'prompts_per_batch'
+  ]
   data = make_batches(
-    config, examples, states.prompt_length, learner.tokenizer.pad_id
+    config,
+    examples,
+    states.prompt_length,
+    learner.tokenizer.pad_id,
+    own_rows=train_state.own_rows(learner.mesh, size),
   )
   tx = learner.optimizer(settings, settings.steps)
   step = train_state.make_train_step(
@@ -58,7 +66,8 @@ def run(
       for number in range(done + 1, settings.steps + 1):
         start = time.monotonic()
         batch = next(data)
-        state, metrics = step(state, train_state.put_batch(batch, learner.mesh))
+        placed = train_state.put_batch(batch, learner.mesh, size=size)
+        state, metrics = step(state, placed)
         figures = {name: float(value) for name, value in metrics.items()}
         not_finite.check(
           [figures],
@@ -74,9 +83,12 @@ def run(
           f'loss {figures["loss"]:.3f}'
           f'  {figures["tokens_per_second"]:,.0f} tokens/s'
         )
-        last = number == settings.steps
-        if last or number % settings.checkpoint_every == 0:
+        stop = session.processes.stop_requested()
+        due = number % settings.checkpoint_every == 0
+        if stop or due or number == settings.steps:
           checkpoints.save(number, state, {'data': data.get_state()})
+        if stop and number < settings.steps:
+          raise Stopped(f'sft: saved step {number} of {settings.steps}')
   return {'loss': figures['loss'] if done < settings.steps else None}
 
 
@@ -85,6 +97,7 @@ def make_batches(
   examples: Sequence[batching.Example],
   prompt_length: int,
   pad_id: int,
+  own_rows: Sequence[int] | None = None,
 ) -> batching.BatchIterator:
   """The batches of `sft.layout`.
 
@@ -93,6 +106,7 @@ def make_batches(
     examples: the training set.
     prompt_length: P of the shared-prompt layout.
     pad_id: token of the padding.
+    own_rows: of this process in every batch; None for all.
 
   Raises:
     ConfigError: if an example is longer than the config allows.
@@ -118,6 +132,7 @@ def make_batches(
       rows=settings.batch_size,
       seed=config.seed,
       pad_id=pad_id,
+      own_rows=own_rows,
     )
   return batching.group_batches(
     batching.group_examples(examples, settings.actions_per_prompt),
@@ -127,6 +142,7 @@ def make_batches(
     prompts_per_batch=settings.prompts_per_batch,
     seed=config.seed,
     pad_id=pad_id,
+    own_rows=own_rows,
   )
 
 

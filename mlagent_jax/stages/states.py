@@ -16,7 +16,9 @@ class States:
     pool: the states of RL; none has a prompt of the fixed set.
     fixed: states with distinct prompts, for measuring before and after RL.
     pairs: (state, expert's reply) for fine-tuning, of every trajectory.
-    prompt_ids: (task, state, steps so far) -> token ids.
+    known_ids: key of a state -> token ids of its prompt; all of the above.
+    prompt_ids: (task, state, steps so far) -> token ids, where the environment
+      is: for states that RL comes to.
     longest_prompt: tokens that a prompt may have; 0 if all that will be drawn
       are in the pool already.
   """
@@ -24,6 +26,7 @@ class States:
   pool: state_pool.StatePool
   fixed: list[trajectories.State]
   pairs: list[tuple[trajectories.State, str]]
+  known_ids: dict[str, tuple[int, ...]]
   prompt_ids: Callable
   longest_prompt: int = 0
 
@@ -37,7 +40,11 @@ class States:
 
   def ids_of(self, state: trajectories.State) -> list[int]:
     """Token ids of a state's prompt."""
-    return self.prompt_ids(state.task, state.snapshot, state.history)
+    # Many states have one prompt: rendering is the slow part.
+    if state.key not in self.known_ids:
+      ids = self.prompt_ids(state.task, state.snapshot, state.history)
+      self.known_ids[state.key] = tuple(ids)
+    return list(self.known_ids[state.key])
 
   def draws(self, config) -> state_pool.Draws:
     """The draws of RL from their beginning, by the config."""
@@ -59,8 +66,18 @@ def load_states(session: Session, tokenizer) -> States:
   """Reads the trajectories and sets the fixed states apart.
 
   Two states are the same if the policy cannot tell them apart: if their
-  prompts are equal.
+  prompts are equal. Process 0 reads and renders them; only it can look into
+  workspaces.
   """
+  pool, fixed, pairs, known, longest = session.processes.leader_does(
+    _read_states, session, tokenizer
+  )
+  prompt_ids = session.prompt_ids(tokenizer)
+  return States(pool, fixed, pairs, known, prompt_ids, longest)
+
+
+def _read_states(session: Session, tokenizer) -> tuple:
+  """What a `States` is made of, but for the renderer of prompts."""
   config = session.config
   store = trajectories.TrajectoryStore(session.workdir.stage('collect'))
   collected = list(store)
@@ -68,7 +85,6 @@ def load_states(session: Session, tokenizer) -> States:
   known: dict[str, tuple] = {}
 
   def prompt_key(state) -> tuple:
-    # Many states have one prompt: rendering is the slow part.
     if state.key not in known:
       known[state.key] = tuple(
         prompt_ids(state.task, state.snapshot, state.history)
@@ -89,10 +105,5 @@ def load_states(session: Session, tokenizer) -> States:
     for trajectory in collected
     for state, step in trajectories.pairs_of(trajectory)
   ]
-
-  def cached_ids(task, snapshot, steps):
-    state = trajectories.State(task, '', len(steps), snapshot, tuple(steps))
-    return list(prompt_key(state))
-
   longest = config.agent.max_prompt_tokens if config.rl.visited_share else 0
-  return States(pool, fixed, pairs, cached_ids, longest)
+  return pool, fixed, pairs, known, longest

@@ -15,9 +15,14 @@ def load_or_train(session: Session):
   settings = session.config.tokenizer
   if settings.kind == 'huggingface':
     return tokenizer_lib.load(settings.path or session.config.model.init_from)
+  return session.processes.leader_does(_load_or_train, session)
+
+
+def _load_or_train(session: Session):
   folder = session.workdir.stage('tokenizer')
   if any(folder.iterdir()):
     return tokenizer_lib.load(folder)
+  settings = session.config.tokenizer
   trained = tokenizer_lib.ToyTokenizer.train(
     texts(session), vocab_size=settings.vocab_size
   )

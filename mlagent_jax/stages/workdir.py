@@ -36,6 +36,7 @@ FREE_KEYS = (
   'endpoint.tokens_per_minute',
   'mesh',
   'rl.timeline_steps',
+  'sampler_mesh',
 )
 
 
