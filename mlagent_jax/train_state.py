@@ -78,7 +78,8 @@ def make_train_state(
   opt_state = jax.jit(tx.init, out_shardings=shardings)(trained)
   step = jnp.zeros((), jnp.int32)
   if mesh is not None:
-    step = jax.device_put(step, logical_sharding(mesh, ()))
+    # From NumPy: a jax.Array of one process cannot be put on all of them.
+    step = jax.device_put(np.int32(0), logical_sharding(mesh, ()))
   return TrainState(params, opt_state, step)
 
 

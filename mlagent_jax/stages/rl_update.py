@@ -118,7 +118,10 @@ def make_state(learner: learner_lib.Learner, reference: nnx.State) -> RLState:
     critic = train_state.make_train_state(params, critic_tx, mesh)
   kl_coef = jnp.float32(learner.config.rl.kl_coef)
   if mesh is not None:
-    kl_coef = jax.device_put(kl_coef, sharding.logical_sharding(mesh, ()))
+    # From NumPy: a jax.Array of one process cannot be put on all of them.
+    kl_coef = jax.device_put(
+      np.float32(learner.config.rl.kl_coef), sharding.logical_sharding(mesh, ())
+    )
   policy = train_state.make_train_state(own, tx, mesh)
   return RLState(policy, critic, kl_coef)
 

@@ -161,13 +161,15 @@ def _sft_size(config) -> str:
   return 'batch_size' if packed else 'prompts_per_batch'
 
 
-def check_config(config, num_devices: int, num_local: int) -> None:
+def check_config(
+  config, num_devices: int, num_local: int | None = None
+) -> None:
   """Finds what is wrong with a config before anything is computed.
 
   Args:
     config: the whole config.
     num_devices: devices of all processes together.
-    num_local: devices of each process.
+    num_local: devices of each process; all of them by default.
 
   Raises:
     ConfigError: names the key, its value and what to do.
@@ -188,11 +190,11 @@ def check_config(config, num_devices: int, num_local: int) -> None:
   sampler = config.sampler_mesh
   if any(sampler.values()):
     places = sampler.data * sampler.fsdp * sampler.model
-    if places != num_local:
+    if places != (num_local or num_devices):
       raise ConfigError(
         f'sampler_mesh: data={sampler.data} x fsdp={sampler.fsdp} x'
         f' model={sampler.model} has {places} places, but a process has'
-        f' {num_local} devices'
+        f' {num_local or num_devices} devices'
       )
   rows = mesh.data * mesh.fsdp
   key, micro_batches = _sft_size(config), config.sft.micro_batches
