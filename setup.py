@@ -84,6 +84,7 @@ setuptools.setup(
       'ray>=2.50',
     ],
     'test': [
+      'pyyaml>=6.0',
       'aiohttp>=3.12',
       'jinja2>=3.1',
       'openai>=2.0',
