@@ -131,10 +131,7 @@ def _lines(found: dict):
     return ', '.join(texts) or 'nothing'
 
   rows = {
-    'steps': (
-      f'{found["steps"]} of {found["of"]}, on {found["tasks"]} tasks, in'
-      f' {found["hours"]:.2f} hours'
-    ),
+    'steps': (f'{found["steps"]} of {found["of"]}, on {found["tasks"]} tasks'),
     'runs of scripts': (
       f'{found["runs"]}, of which {found["reused"]} came from the cache'
     ),
