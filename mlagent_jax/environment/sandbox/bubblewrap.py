@@ -32,6 +32,7 @@ from mlagent_jax.environment.sandbox import (
 from mlagent_jax.environment.sandbox.leash import Leash
 from mlagent_jax.environment.sandbox.output import Output
 from mlagent_jax.environment.sandbox.supervision import (
+  PROBE_LIMITS,
   completed,
   failures,
   rlimits,
@@ -302,7 +303,7 @@ def _probe() -> str:
   """Runs the interpreter once; '' if that works."""
   path = pathlib.Path(tempfile.mkdtemp(prefix='mlagent_jax-probe-'))
   try:
-    done = _run(None, _PROBE, path, Limits(), None)
+    done = _run(None, _PROBE, path, PROBE_LIMITS, None)
   except SandboxUnavailable as error:
     hint = ''
     if os.geteuid() != 0 and 'ermission' in str(error):
@@ -316,6 +317,7 @@ def _probe() -> str:
     shutil.rmtree(path)
   if done.exit_code != 0:
     return (
-      f'{sys.executable} does not start in bwrap: {done.output.strip()[-300:]}'
+      f'{sys.executable} does not start in bwrap (exit code {done.exit_code},'
+      f' {done.seconds:.0f} s): {done.output.strip()[-300:]}'
     )
   return ''

@@ -28,6 +28,7 @@ from mlagent_jax.environment.sandbox.keeper import Helper, start, tell
 from mlagent_jax.environment.sandbox.leash import Leash
 from mlagent_jax.environment.sandbox.output import Output
 from mlagent_jax.environment.sandbox.supervision import (
+  PROBE_LIMITS,
   completed,
   failures,
   rlimits,
@@ -261,14 +262,14 @@ def _probe(helper: Helper) -> str:
   path = pathlib.Path(tempfile.mkdtemp(prefix='mlagent_jax-probe-'))
   command = (interpreter.PYTHON, '-c', 'import encodings')
   try:
-    done = _run(helper, None, command, path, Limits(), None)
+    done = _run(helper, None, command, path, PROBE_LIMITS, None)
   except SandboxUnavailable as error:
     return str(error)
   finally:
     shutil.rmtree(path)
   if done.exit_code != 0:
     return (
-      f'{sys.executable} does not start as an unprivileged user:'
-      f' {done.output.strip()[-300:]}'
+      f'{sys.executable} does not start as an unprivileged user (exit code'
+      f' {done.exit_code}, {done.seconds:.0f} s): {done.output.strip()[-300:]}'
     )
   return ''

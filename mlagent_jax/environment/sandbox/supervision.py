@@ -24,6 +24,8 @@ _ENDLESS_BYTES = 16 << 20
 _ENDLESS_TIMES = 256
 # How long killed processes may take to disappear.
 DEATH_SECONDS = 20.0
+# Of the run that finds out whether a sandbox works; the machine may be busy.
+PROBE_LIMITS = Limits(seconds=120.0)
 
 
 def supervise(

@@ -118,6 +118,9 @@ def _keep(request: dict, output: int, status: int, control: int) -> None:
     code = _reap(script)
   while True:
     code = _reap(script) if code is None else (_reap() or code)
+    if code is None:
+      # If it has not begun it is not its user yet, whom the next line kills.
+      os.kill(script, signal.SIGKILL)
     if not _kill_children(request['user']):
       break
     poll.poll(2)

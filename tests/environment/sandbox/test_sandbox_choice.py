@@ -16,7 +16,7 @@ import pytest
 
 from mlagent_jax.environment import sandbox as sandboxes
 from mlagent_jax.environment.records import Limits, SandboxUnavailable
-from mlagent_jax.environment.sandbox import accounts, cgroups
+from mlagent_jax.environment.sandbox import accounts, cgroups, keeper
 from mlagent_jax.environment.sandbox import process as process_module
 
 # A process that runs an endless script in a sandbox.
@@ -229,6 +229,29 @@ def test_a_killed_host_lends_no_account_while_its_keeper_lives(folder, alive):
   while alive(mark) or account not in lent(40):
     assert time.monotonic() < deadline
     time.sleep(0.01)
+
+
+def test_a_script_that_never_began_ends_too(folder):
+  """The host dies, or fails, between the script's fork and its start."""
+  if os.geteuid() != 0:
+    pytest.skip('only root has accounts to lend')
+  with contextlib.closing(keeper.Helper()) as helper:
+    with contextlib.ExitStack() as stack:
+      account = stack.enter_context(accounts.lend())
+      request = {
+        'command': ['python', '-c', 'pass'],
+        'environment': {},
+        'cwd': str(folder),
+        'user': account.number,
+        'rlimits': [],
+        'covers': [],
+        'shown': [],
+      }
+      _, status, _ = keeper.start(stack, helper, request, [account.lock])
+      processes = status.wait_for_start()
+      # And now the end, without a word to the script.
+    assert status.done
+  assert not any(os.path.exists(f'/proc/{number}') for number in processes)
 
 
 def test_homes_of_killed_hosts_are_swept(folder, monkeypatch):
