@@ -103,9 +103,11 @@ def estimate(settings, batch, taken, kl_coef: float):
       gamma=settings.gamma,
       lam=settings.gae_lambda,
     )
-    figures['explained_variance'] = advantages_lib.explained_variance(
-      batch['values'], returns, mask
+    explained = float(
+      advantages_lib.explained_variance(batch['values'], returns, mask)
     )
+    if np.isfinite(explained):  # not if all returns are equal
+      figures['explained_variance'] = explained
     if settings.whiten:
       advantages = advantages_lib.whiten(
         advantages, mask, std_floor=settings.std_floor
