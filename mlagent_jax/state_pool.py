@@ -46,8 +46,9 @@ class StatePool:
     if not self.states:
       raise ValueError('the state pool is empty: collect trajectories first')
     self._by_task = collections.defaultdict(list)
+    # No lambda: a pool is pickled on its way to other processes.
     self._by_step = collections.defaultdict(
-      lambda: collections.defaultdict(list)
+      functools.partial(collections.defaultdict, list)
     )
     for i, state in enumerate(self.states):
       self._by_task[state.task].append(i)
