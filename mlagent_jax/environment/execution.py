@@ -15,8 +15,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
+import re
 import signal
 
 from mlagent_jax.environment import custom_grading, grading, workspace
@@ -179,6 +181,8 @@ def judge(
       OutcomeKind.SCRIPT_FAILED,
       f'The script failed with exit code {completed.exit_code}.',
     )
+  if task.score_pattern:
+    return _printed(completed.output, task.score_pattern, must_submit)
   if execution.refusal:
     return Verdict(OutcomeKind.REFUSED_SUBMISSION, execution.refusal)
   if execution.submission is None:
@@ -208,6 +212,29 @@ def judge(
       f'{grading.SUBMISSION} was refused: {error}',
     )
   return Verdict(OutcomeKind.EXECUTED, scores=scores)
+
+
+def _printed(output: str, pattern: str, must_print: bool) -> Verdict:
+  """The verdict on a script that prints its own score."""
+  found = re.findall(pattern, output)
+  if not found:
+    if not must_print:
+      return Verdict(OutcomeKind.EXECUTED)
+    return Verdict(
+      OutcomeKind.MISSING_SUBMISSION,
+      f'The script ended, but its output has nothing like {pattern!r}: it'
+      ' printed no score.',
+    )
+  try:
+    score = float(found[-1])
+  except ValueError:
+    score = math.nan
+  if not math.isfinite(score):
+    return Verdict(
+      OutcomeKind.REFUSED_SUBMISSION,
+      f'The printed score {found[-1][:40]!r} is not a finite number.',
+    )
+  return Verdict(OutcomeKind.EXECUTED, scores=grading.Scores(score, score))
 
 
 def _run(tree, before, command, task, sandbox, store, scratch) -> Execution:

@@ -24,12 +24,19 @@ labels.csv, under the same names in both files:
   qwk                               integers
   map_at_5                          a label; up to five, spaces between
   custom                            what the task's own grader takes
+  printed                           none: the script prints its score
 
 With metric = 'custom' a task brings its grader: a folder grader/ and a table
 [grader] (see `Grader`, and `mlagent_jax.environment.custom_grading` for how it
 is called). labels.csv then holds the id column and `split` only; what the
 grader compares with is in private/answers/validation/ and /test/, which is
 shown to the grader's run and to no other.
+
+With metric = 'printed' the score is the last thing in the script's output that
+`score_pattern` (a regular expression with one group) matches. There are no
+labels and no submission, and the one score counts as validation and as test.
+A script can print what it likes: such a task is for a person's own work
+(`mlagent_jax.solve`), where the person reads the change, never for training.
 """
 
 import dataclasses
@@ -49,6 +56,7 @@ from mlagent_jax.environment.records import Limits, Scale
 LABELS = 'private/labels.csv'
 ANSWERS = 'private/answers'
 CUSTOM = 'custom'
+PRINTED = 'printed'
 
 
 class TaskError(ValueError):
@@ -85,7 +93,8 @@ class Task:
     title: a few words.
     description: what the agent is told: data files, goal, submission.
     kind: 'image', 'tabular', 'text' or 'graph'.
-    metric: a name in `mlagent_jax.environment.metrics.METRICS`, or 'custom'.
+    metric: a name in `mlagent_jax.environment.metrics.METRICS`, 'custom' or
+      'printed'.
     entry: the script, in starter/, that an edit is scored by.
     id_column, target_columns: columns of a submission, and of labels.csv.
     scale: higher_is_better, m_init, m_best (validation), p_init, p_best
@@ -95,6 +104,7 @@ class Task:
     files: table [files]: 'public/train.csv' = sha256 of each prepared file.
     stands_for: the task of the paper that this one stands for, if any.
     grader: of metric 'custom'; None for all others.
+    score_pattern: of metric 'printed'; '' for all others.
   """
 
   folder: pathlib.Path
@@ -113,6 +123,7 @@ class Task:
   files: Mapping[str, str]
   stands_for: str = ''
   grader: Grader | None = None
+  score_pattern: str = ''
 
   @property
   def starter_folder(self) -> pathlib.Path:
@@ -202,10 +213,15 @@ def load_task(name_or_path: str | pathlib.Path) -> Task:
   except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
     raise TaskError(f'{file}: not valid TOML: {error}') from error
   grader = _read_grader(file, fields)
-  absent = _COLUMNS if grader and not grader.by_rows else ()
+  pattern = _read_pattern(file, fields)
+  absent = _COLUMNS if pattern or (grader and not grader.by_rows) else ()
   required = [name for name in _REQUIRED if name not in absent]
   texts = [name for name in _TEXTS if name not in absent]
-  optional = _OPTIONAL if grader is None else (*_OPTIONAL, 'grader')
+  optional = (
+    *_OPTIONAL,
+    *(('grader',) if grader else ()),
+    *(('score_pattern',) if pattern else ()),
+  )
   _check_names(file, '', fields, required, optional)
   for name in texts:
     if not isinstance(fields[name], str) or not fields[name].strip():
@@ -237,9 +253,10 @@ def load_task(name_or_path: str | pathlib.Path) -> Task:
     target_columns=columns,
     scale=scale,
     limits=_read_limits(file, fields.get('limits', {})),
-    files=_read_files(file, fields['files'], grader),
+    files=_read_files(file, fields['files'], grader, labelled=not pattern),
     stands_for=stands_for,
     grader=grader,
+    score_pattern=pattern,
     **{'id_column': ''} | {name: fields[name] for name in texts},
   )
 
@@ -348,11 +365,28 @@ def _read_grader(file, fields) -> Grader | None:
   return Grader(script, tuple(numbers), by_rows, limits)
 
 
+def _read_pattern(file, fields) -> str:
+  """The field score_pattern, which is there exactly if scores are printed."""
+  if fields.get('metric') != PRINTED:
+    return ''  # score_pattern is an unknown field then
+  pattern = fields.get('score_pattern')
+  try:
+    groups = re.compile(pattern).groups
+  except (re.error, TypeError) as error:
+    raise TaskError(
+      f'{file}: score_pattern: must be a regular expression ({error}), found'
+      f' {pattern!r}'
+    ) from error
+  if groups != 1:
+    _refuse(file, 'score_pattern', 'must have one group, the number', pattern)
+  return pattern
+
+
 def _read_scale(file, fields) -> Scale:
   metric = METRICS.get(fields['metric'])
-  custom = fields['metric'] == CUSTOM
+  custom = fields['metric'] in (CUSTOM, PRINTED)
   if metric is None and not custom:
-    known = ', '.join((*METRICS, CUSTOM))
+    known = ', '.join((*METRICS, CUSTOM, PRINTED))
     _refuse(file, 'metric', f'must be one of {known}', fields['metric'])
   if not custom and metric.one_column and len(fields['target_columns']) > 1:
     _refuse(
@@ -401,7 +435,9 @@ def _read_limits(file, table, field: str = 'limits') -> Limits:
   return Limits(**table)
 
 
-def _read_files(file, table, grader: Grader | None) -> dict[str, str]:
+def _read_files(
+  file, table, grader: Grader | None, *, labelled: bool
+) -> dict[str, str]:
   if not isinstance(table, dict):
     _refuse(file, 'files', 'must be a table', table)
   for name, digest in table.items():
@@ -411,7 +447,7 @@ def _read_files(file, table, grader: Grader | None) -> dict[str, str]:
       _refuse(file, 'files', 'names must begin with public/ or private/', name)
     if not isinstance(digest, str) or not re.fullmatch('[0-9a-f]{64}', digest):
       _refuse(file, f'files."{name}"', 'must be a SHA-256 in hex', digest)
-  if grader is None or grader.by_rows:
+  if labelled and (grader is None or grader.by_rows):
     if LABELS not in table:
       raise TaskError(f'{file}: files: {LABELS} is missing')
     for split in ('validation', 'test') if grader else ():

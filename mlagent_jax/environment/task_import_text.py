@@ -234,11 +234,11 @@ def task_toml(task: Task, measured: Measured, report: Report) -> str:
   """The text of task.toml; what is left to fill in is a comment."""
   starter, strong = measured.starter, measured.strong
   known = {
-    'higher_is_better': _toml(measured.higher_is_better),
-    'm_init': starter and _toml(starter.validation),
-    'm_best': strong and _toml(strong.validation),
-    'p_init': starter and _toml(starter.test),
-    'p_best': strong and _toml(strong.test),
+    'higher_is_better': toml_value(measured.higher_is_better),
+    'm_init': starter and toml_value(starter.validation),
+    'm_best': strong and toml_value(strong.validation),
+    'p_init': starter and toml_value(starter.test),
+    'p_best': strong and toml_value(strong.test),
   }
   lines = [
     '# Imported: IMPORT.md says what could not be carried over.',
@@ -246,12 +246,12 @@ def task_toml(task: Task, measured: Measured, report: Report) -> str:
     '',
   ]
   for name in ('name', 'title', 'description', 'kind', 'source', 'licence'):
-    lines.append(f'{name} = {_toml(getattr(task, name))}')
-  lines += ['', f'entry = {_toml(task.entry)}']
+    lines.append(f'{name} = {toml_value(getattr(task, name))}')
+  lines += ['', f'entry = {toml_value(task.entry)}']
   if task.grader.by_rows:
-    lines.append(f'id_column = {_toml(task.id_column)}')
-    lines.append(f'target_columns = {_toml(list(task.target_columns))}')
-  lines += ['', f'metric = {_toml(task.metric)}']
+    lines.append(f'id_column = {toml_value(task.id_column)}')
+    lines.append(f'target_columns = {toml_value(list(task.target_columns))}')
+  lines += ['', f'metric = {toml_value(task.metric)}']
   for name, value in known.items():
     if name in report.to_fill:
       lines.append(_comment(f'{name} =   # to fill in: {report.to_fill[name]}'))
@@ -260,22 +260,22 @@ def task_toml(task: Task, measured: Measured, report: Report) -> str:
   lines += [
     '',
     '[grader]',
-    f'script = {_toml(task.grader.script)}',
-    f'number_columns = {_toml(list(task.grader.number_columns))}',
-    f'by_rows = {_toml(task.grader.by_rows)}',
+    f'script = {toml_value(task.grader.script)}',
+    f'number_columns = {toml_value(list(task.grader.number_columns))}',
+    f'by_rows = {toml_value(task.grader.by_rows)}',
     '',
     '[limits]',
   ]
   for field in dataclasses.fields(task.limits):
     value = getattr(task.limits, field.name)
     if value != field.default:
-      lines.append(f'{field.name} = {_toml(value)}')
+      lines.append(f'{field.name} = {toml_value(value)}')
   lines += ['', '[files]']
-  lines += [f'{_toml(k)} = {_toml(v)}' for k, v in task.files.items()]
+  lines += [f'{toml_value(k)} = {toml_value(v)}' for k, v in task.files.items()]
   return '\n'.join(lines) + '\n'
 
 
-def _toml(value) -> str:
+def toml_value(value) -> str:
   """A TOML value; texts of several lines keep them."""
   if isinstance(value, str) and '\n' in value:
     plain = value.isprintable() or all(
