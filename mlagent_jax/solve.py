@@ -1,4 +1,4 @@
-"""Works on your own folder: `python -m mlagent_jax.solve --task=DIR …`.
+r"""Works on your own folder: `python -m mlagent_jax.solve --task=DIR …`.
 
 Several attempts of an agent at improving one of your scripts; you get the best
 one as a patch, with its score and yours on rows that no attempt ever saw, and
@@ -9,13 +9,13 @@ Say how a result is scored, in one of two ways:
   a table   the script reads --data, predicts the rows of --test (test.csv) and
             writes submission.csv with the columns --id and --target
 
-    python -m mlagent_jax.solve --task=houses --agent=runs/demo \\
+    python -m mlagent_jax.solve --task=houses --agent=runs/demo \
       --data=train.csv --target=price --id=id --metric=mae --out=runs/houses
 
   printed   the script prints its score, and --score_pattern finds it
 
-    python -m mlagent_jax.solve --task=houses --agent=endpoint:gpt-4o-mini \\
-      --data=houses.csv --score_pattern='MAE: ([-+.0-9e]+)' \\
+    python -m mlagent_jax.solve --task=houses --agent=endpoint:gpt-4o-mini \
+      --data=houses.csv --score_pattern='MAE: ([-+.0-9e]+)' \
       --higher_is_better=false --budget=30m --out=runs/houses
 
 What is missing is asked for at once. The same command goes on where it was

@@ -4,6 +4,7 @@
   untrained sft rl  the policy of a training run, before and after its stages
   scripted          the expert that wrote the trajectories
   random            valid actions, drawn at random
+  endpoint:MODEL    a model behind an OpenAI-compatible endpoint
 
 A contestant gives a `Seat` for each episode; whoever has `reply` can sit
 there. A new kind of agent is one class here and one line in `make`.
@@ -11,6 +12,7 @@ there. A new kind of agent is one class here and one line in `make`.
 
 import contextlib
 import dataclasses
+import pathlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -20,12 +22,21 @@ import numpy as np
 
 from mlagent_jax.agent import prompts
 from mlagent_jax.environment import episode, records, task_folder
-from mlagent_jax.exploration import diversity, expert, ideas, random_agent
+from mlagent_jax.exploration import (
+  accounting,
+  chat_expert,
+  diversity,
+  expert,
+  ideas,
+  llm,
+  random_agent,
+)
 from mlagent_jax.stages import session, trained
 from mlagent_jax.stages.evaluation import policies
 from mlagent_jax.stages.evaluation.usage import Usage
 
 STARTER = 'starter'
+ENDPOINT = 'endpoint:'
 NAMES = (STARTER, *trained.STAGES, 'scripted', 'random')
 SEED_STREAM = 101
 
@@ -61,6 +72,31 @@ class Contestant(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class EndpointOptions:
+  """Where 'endpoint:MODEL' is, and what it costs; see `llm.EndpointConfig`.
+
+  Attributes:
+    base_url: empty: $OPENAI_BASE_URL, or OpenAI's own.
+    api_key_variable: environment variable that holds the key.
+    prompt_price: of a million tokens.
+    completion_price: of a million tokens.
+    max_cost: money to spend, over all starts with one ledger; 0: no limit.
+    ledger: file of what was spent; None keeps no account between starts.
+    max_prompt_tokens: of a prompt, by an upper estimate.
+    max_reply_tokens: of a reply.
+  """
+
+  base_url: str = ''
+  api_key_variable: str = 'OPENAI_API_KEY'
+  prompt_price: float = 0.0
+  completion_price: float = 0.0
+  max_cost: float = 0.0
+  ledger: pathlib.Path | None = None
+  max_prompt_tokens: int = 12_000
+  max_reply_tokens: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
   """What contestants need to know; see the flags of evaluate.py."""
 
@@ -72,6 +108,7 @@ class Options:
   batch_size: int
   max_prompt_tokens: int = 0
   dollars_per_hour: float = 0.0
+  endpoint: EndpointOptions = EndpointOptions()
 
 
 def rng_of(seed: int, task: str, number: int) -> np.random.Generator:
@@ -138,6 +175,63 @@ class Scripted:
       )
       self._chosen[task.name] = tuple(written[index] for index in picked)
     return self._chosen[task.name]
+
+
+class Endpoint:
+  """Contestant 'endpoint:MODEL'; asks for the model when it is made.
+
+  Raises:
+    EndpointError: if it cannot be used.
+    ConfigError: if a ceiling has no price to go with it.
+  """
+
+  def __init__(self, name: str, options: Options):
+    chosen = options.endpoint
+    if chosen.max_cost and not (chosen.prompt_price or chosen.completion_price):
+      raise session.ConfigError(
+        f'--max_cost is {chosen.max_cost}, but the prices of tokens are 0: set'
+        ' --prompt_price and --completion_price (for a million tokens)'
+      )
+    self.name = name
+    self._options = options
+    self.model = llm.Endpoint(
+      llm.EndpointConfig(
+        model=name.removeprefix(ENDPOINT),
+        base_url=chosen.base_url,
+        api_key_variable=chosen.api_key_variable,
+        prices=accounting.Prices(chosen.prompt_price, chosen.completion_price),
+      ),
+      accounting.Ledger(chosen.ledger, ceiling=chosen.max_cost or None),
+    )
+    self.model.check()
+    self.identity = {
+      'temperature': options.temperature,
+      'max_prompt_tokens': chosen.max_prompt_tokens,
+      'max_reply_tokens': chosen.max_reply_tokens,
+    }
+
+  def seat(self, task: task_folder.Task, number: int) -> Seat:
+    """See `Contestant`."""
+    options = self._options
+    agent = chat_expert.ChatExpert(
+      self.model,
+      protocol=options.protocol,
+      allowed=options.allowed,
+      budget_tokens=options.endpoint.max_prompt_tokens,
+      max_tokens=options.endpoint.max_reply_tokens,
+      temperature=options.temperature,
+      seed=int(rng_of(options.seed, task.name, number).integers(2**31)),
+    )
+
+    def usage() -> Usage:
+      used = agent.usage
+      return Usage(
+        prompt_tokens=used.prompt_tokens,
+        completion_tokens=used.completion_tokens,
+        dollars=used.money,
+      )
+
+    return Seat(agent, usage=usage)
 
 
 class Policy:
@@ -224,9 +318,10 @@ def check_names(names: Sequence[str], has_checkpoint: bool) -> None:
   if len(set(names)) < len(names):
     raise session.ConfigError(f'--agents names one twice: {",".join(names)}')
   for name in names:
-    if name not in NAMES:
+    if name not in NAMES and not name.startswith(ENDPOINT):
       raise session.ConfigError(
         f'--agents: there is no agent {name!r}; there are {", ".join(NAMES)}'
+        ' and endpoint:MODEL'
       )
     if name in trained.STAGES and not has_checkpoint:
       raise session.ConfigError(
@@ -244,6 +339,8 @@ def make(
     yield Scripted(options)
   elif name == 'random':
     yield Random(options)
+  elif name.startswith(ENDPOINT):
+    yield Endpoint(name, options)
   else:
     with open_policy(run, name, options) as policy:
       yield policy

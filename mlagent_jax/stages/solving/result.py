@@ -17,7 +17,7 @@ from mlagent_jax.stages import workdir
 from mlagent_jax.stages.evaluation import playing
 from mlagent_jax.stages.solving.place import Place, score_of
 
-ATTEMPTS = 'attempts'
+ATTEMPTS = 'evaluation'  # where the report looks for episodes
 _PATCHED_BYTES = 2**18  # a larger file is a result, not a change
 
 
