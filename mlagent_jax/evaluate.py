@@ -9,6 +9,7 @@ paired tests, and whether gain depends on how complex a task is.
   untrained sft rl  the policy of a training run (--checkpoint)
   scripted          the expert that writes the trajectories for training
   random            valid actions, drawn at random
+  endpoint:MODEL    a model behind an OpenAI-compatible endpoint (--base_url …)
 
 An episode is on disk when it ends: the same command goes on where it was
 stopped, and a larger --episodes plays the new ones only. Leaves
@@ -75,6 +76,20 @@ _DOLLARS = flags.DEFINE_float(
 _SAMPLES = flags.DEFINE_integer(
   'bootstrap_samples', 10_000, 'Of intervals and tests.'
 )
+_BASE_URL = flags.DEFINE_string(
+  'base_url', '', "Of endpoint:MODEL; default: $OPENAI_BASE_URL or OpenAI's."
+)
+_KEY = flags.DEFINE_string(
+  'api_key_variable', 'OPENAI_API_KEY', 'Variable that holds the key.'
+)
+_PROMPT_PRICE = flags.DEFINE_float('prompt_price', 0.0, 'Per million tokens.')
+_COMPLETION_PRICE = flags.DEFINE_float(
+  'completion_price', 0.0, 'Per million tokens.'
+)
+_MAX_COST = flags.DEFINE_float('max_cost', 0.0, 'Money to spend; 0: no limit.')
+_MAX_REPLY_TOKENS = flags.DEFINE_integer(
+  'max_reply_tokens', 1000, 'Of a reply of endpoint:MODEL.'
+)
 flags.mark_flag_as_required('workdir')
 
 
@@ -123,6 +138,16 @@ def _plan(run):
     reuse_executions=_REUSE.value,
     dollars_per_hour=_DOLLARS.value,
     bootstrap_samples=_SAMPLES.value,
+    endpoint=run.contestants.EndpointOptions(
+      base_url=_BASE_URL.value,
+      api_key_variable=_KEY.value,
+      prompt_price=_PROMPT_PRICE.value,
+      completion_price=_COMPLETION_PRICE.value,
+      max_cost=_MAX_COST.value,
+      ledger=folder / 'endpoint.jsonl',
+      max_prompt_tokens=_MAX_PROMPT_TOKENS.value or 12_000,
+      max_reply_tokens=_MAX_REPLY_TOKENS.value,
+    ),
   )
 
 

@@ -55,6 +55,7 @@ class Plan:
     reuse_executions: whether what ran once is run again.
     dollars_per_hour: of one accelerator.
     bootstrap_samples: of intervals and tests.
+    endpoint: where 'endpoint:MODEL' is, and what it costs.
   """
 
   workdir: pathlib.Path
@@ -74,6 +75,7 @@ class Plan:
   reuse_executions: bool = True
   dollars_per_hour: float = 0.0
   bootstrap_samples: int = 10_000
+  endpoint: contestants.EndpointOptions = contestants.EndpointOptions()
 
 
 def suite_tasks(suite: str) -> tuple[str, ...]:
@@ -153,6 +155,7 @@ def _options(plan: Plan, run) -> contestants.Options:
     batch_size=plan.at_once,
     max_prompt_tokens=plan.max_prompt_tokens,
     dollars_per_hour=plan.dollars_per_hour,
+    endpoint=plan.endpoint,
   )
 
 

@@ -71,7 +71,7 @@ def gather(folder: pathlib.Path) -> dict:
   store = (
     blobs.BlobStore(folder / 'blobs') if (folder / 'blobs').is_dir() else None
   )
-  collected = steps.Tables(store, alpha)
+  collected = steps.Tables(store, alpha, folder / 'task')
   for source, place in steps.stores(folder):
     for trajectory in trajectories.TrajectoryStore(place):
       collected.add(source, trajectory)

@@ -33,9 +33,16 @@ class Tables:
   Args:
     store: blobs of the workspaces; None if the run has none.
     alpha: of the reward.
+    own_tasks: folder of tasks that are in no suite (`mlagent_jax.solve`'s).
   """
 
-  def __init__(self, store: blobs.BlobStore | None, alpha: float):
+  def __init__(
+    self,
+    store: blobs.BlobStore | None,
+    alpha: float,
+    own_tasks: pathlib.Path | None = None,
+  ):
+    self._own_tasks = own_tasks
     self._store = store
     self._alpha = alpha
     self._texts: dict[str, int] = {'': 0}
@@ -110,8 +117,11 @@ class Tables:
   def _task(self, name: str) -> task_folder.Task | None:
     """The task; None if it is not here (a run of somebody else's tasks)."""
     if name not in self._tasks:
+      own = self._own_tasks and self._own_tasks / name
       try:
-        self._tasks[name] = task_folder.load_task(name)
+        self._tasks[name] = task_folder.load_task(
+          own if own and own.is_dir() else name
+        )
       except task_folder.TaskError:
         self._tasks[name] = None
     return self._tasks[name]
