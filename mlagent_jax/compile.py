@@ -24,7 +24,14 @@ from mlagent_jax import paths
 # Configs import each other as `configs.NAME`, from wherever this was started.
 sys.path.insert(0, str(paths.top_folder('configs').parent))
 
-_FUNCTIONS = ('sft_step', 'rl_step', 'critic_step', 'logps')
+_FUNCTIONS = (
+  'sft_step',
+  'rl_step',
+  'critic_step',
+  'logps',
+  'prefill',
+  'decode',
+)
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The config file, e.g. configs/qwen25_7b_sft.py.'
 )

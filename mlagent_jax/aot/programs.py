@@ -5,14 +5,13 @@ values; only the arrays are missing. Rows are as long as the config allows.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mlagent_jax import batching, losses, train_state
-from mlagent_jax.aot import roofline
+from mlagent_jax.aot import roofline, sampler_programs
+from mlagent_jax.aot.program import Program, reference
 from mlagent_jax.model import sharding
 from mlagent_jax.stages import learner as learner_lib
 from mlagent_jax.stages import rl_update
@@ -26,23 +25,6 @@ class Vocabulary:
   vocab_size: int
   stop_ids: tuple[int, ...] = (0,)
   pad_id: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """A jitted function of a config, and what it is called with.
-
-  Attributes:
-    function: jitted.
-    arguments: trees of ShapeDtypeStructs that carry their shardings.
-    work: what it computes.
-    beside: trees of arrays that stay on the chips while it runs.
-  """
-
-  function: Callable
-  arguments: tuple
-  work: roofline.Work
-  beside: tuple = ()
 
 
 def make_program(
@@ -90,7 +72,7 @@ def rl_step(learner: learner_lib.Learner) -> Program:
   trainer = rl_update.make_trainer(learner)
   state = rl_update.state_shapes(learner)
   batch, work = _mini_batch(learner, trains=True)
-  beside = (_reference(learner), state.critic)
+  beside = (reference(learner), state.critic)
   return Program(trainer.update_policy, (state.policy, batch), work, beside)
 
 
@@ -111,7 +93,7 @@ def critic_step(learner: learner_lib.Learner) -> Program:
   batch |= {name: batch['mask'] for name in ('values', 'returns')}
   # A value is D multiply-adds.
   work = dataclasses.replace(work, predicted=0)
-  beside = (_reference(learner), state.policy)
+  beside = (reference(learner), state.policy)
   return Program(trainer.update_critic, (state.critic, batch), work, beside)
 
 
@@ -121,7 +103,7 @@ def logps(learner: learner_lib.Learner) -> Program:
   trainer = rl_update.make_trainer(learner)
   S, G = settings.states_per_batch, settings.samples_per_state
   batch, work = _group_batch(learner, S, G, trains=False)
-  arguments = _reference(learner), _rows(batch, S, learner.mesh)
+  arguments = reference(learner), _rows(batch, S, learner.mesh)
   beside = (rl_update.state_shapes(learner),)
   return Program(trainer.compute_logps, arguments, work, beside)
 
@@ -131,17 +113,9 @@ PROGRAMS = {
   'rl_step': rl_step,
   'critic_step': critic_step,
   'logps': logps,
+  'prefill': sampler_programs.prefill,
+  'decode': sampler_programs.decode,
 }
-
-
-def _reference(learner):
-  """What `decoder.frozen` returns, as shapes with their shardings."""
-  dtype = learner.model.dtype
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
-    learner.shapes,
-    sharding.state_shardings(learner.shapes, learner.mesh),
-  )
 
 
 def _mini_batch(learner, *, trains):
@@ -178,11 +152,3 @@ def _rows(batch, rows: int, mesh):
     name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=split)
     for name, x in batch.items()
   }
-
-
-def bytes_per_chip(tree) -> int:
-  """Bytes of one chip's part of a tree of abstract arrays."""
-  return sum(
-    int(np.prod(x.sharding.shard_shape(x.shape))) * jnp.dtype(x.dtype).itemsize
-    for x in jax.tree.leaves(tree)
-  )

@@ -8,6 +8,7 @@ import jax
 
 from mlagent_jax.aot import advice as advice_lib
 from mlagent_jax.aot import hlo, programs, roofline
+from mlagent_jax.aot import program as program_lib
 from mlagent_jax.model.config import ModelConfig
 
 GIB = 2**30
@@ -84,8 +85,8 @@ def make_report(config, function: str, topology: str, devices) -> Report:
   """
   program, learner = programs.make_program(config, function, devices)
   chip = roofline.CHIPS[devices[0].device_kind]
-  beside = programs.bytes_per_chip(program.beside) / GIB
-  arguments = programs.bytes_per_chip(program.arguments) / GIB
+  beside = program_lib.bytes_per_chip(program.beside) / GIB
+  arguments = program_lib.bytes_per_chip(program.arguments) / GIB
   start = time.monotonic()
   compiled = traffic = estimate = None
   memory = Memory(arguments, 0.0, beside)

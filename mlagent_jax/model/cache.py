@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.sharding import constrain
 
-_AXES = ('batch', None, 'kv_heads', None, None)
+AXES = ('batch', None, 'kv_heads', None, None)
 _FIRST_SEGMENT = 256
 # Finite, so that a row that sees nothing stays free of NaN.
 _MASKED = float(jnp.finfo(jnp.float32).min)
@@ -102,7 +102,7 @@ def empty_cache(
 
   def segment(holders, tokens):
     shape = (shards, holders, config.num_kv_heads, tokens, config.head_dim)
-    empty = constrain(jnp.zeros(shape, config.dtype), _AXES)
+    empty = constrain(jnp.zeros(shape, config.dtype), AXES)
     return Segment(empty, empty)
 
   def store(holders, tokens):
@@ -140,7 +140,7 @@ def store_prompts(cache: Cache, keys, values, rows) -> Cache:
     return store.at[row, :, : prompt.shape[1]].set(prompt, mode='drop')
 
   def put(store, prompts):  # [Z, R, K, P, H], [Z, K, at most P, H]
-    return constrain(put_one(store, prompts.astype(store.dtype), rows), _AXES)
+    return constrain(put_one(store, prompts.astype(store.dtype), rows), AXES)
 
   prompts = (layer(*each) for each in zip(cache.prompts, keys, values))
   return cache._replace(prompts=tuple(prompts))
@@ -167,7 +167,7 @@ def append(segments, keys, values, steps) -> tuple[Segment, ...]:
     here = (steps >= start) & (steps < start + size)
     index = jnp.where(here, steps - start, size)
     pair = (put_one(*each, index) for each in zip(segment, (keys, values)))
-    written.append(Segment(*(constrain(store, _AXES) for store in pair)))
+    written.append(Segment(*(constrain(store, AXES) for store in pair)))
     start += size
   return tuple(written)
 

@@ -58,30 +58,16 @@ class Learner:
       temperature: of the samples.
       prompt_length: the longest prompt in tokens; the config's if None.
     """
-    agent, sampler = self.config.agent, self.config.sampler
+    agent = self.config.agent
     mesh, prompts = self.mesh, batch_size
     if self.sampler_mesh is not None:
       mesh, prompts = self.sampler_mesh, -(-prompts // self.processes.count)
-    samples = prompts * samples_per_prompt
-    shards = 1 if mesh is None else sharding.batch_devices(mesh)
-
-    def split(count):
-      return -(-count // shards) * shards
-
     engine = sampling.Engine(
       self.graphdef,
-      sampling.Room(
-        slots=split(min(samples, sampler.slots or samples)),
-        rows=split(prompts),
-        seats=samples_per_prompt,
-        prompt_length=prompt_length or agent.max_prompt_tokens,
-        sample_length=agent.max_action_tokens,
-        chunk=sampler.chunk,
-        shards=shards,
-      ),
+      self.room(samples_per_prompt, prompts, mesh, prompt_length),
       stop_ids=self.tokenizer.stop_ids,
       mesh=mesh,
-      int8=sampler.int8,
+      int8=self.config.sampler.int8,
     )
     policy = rollout.Policy(
       engine,
@@ -94,6 +80,31 @@ class Learner:
     if self.sampler_mesh is None:
       return policy
     return split_policy.SplitPolicy(policy, mesh, self.processes)
+
+  def room(
+    self,
+    samples_per_prompt: int,
+    prompts: int,
+    mesh: jax.sharding.Mesh | None,
+    prompt_length: int | None = None,
+  ) -> sampling.Room:
+    """How much the sampler holds at once for batches of prompts on a mesh."""
+    agent, sampler = self.config.agent, self.config.sampler
+    samples = prompts * samples_per_prompt
+    shards = 1 if mesh is None else sharding.batch_devices(mesh)
+
+    def split(count):
+      return -(-count // shards) * shards
+
+    return sampling.Room(
+      slots=split(min(samples, sampler.slots or samples)),
+      rows=split(prompts),
+      seats=samples_per_prompt,
+      prompt_length=prompt_length or agent.max_prompt_tokens,
+      sample_length=agent.max_action_tokens,
+      chunk=sampler.chunk,
+      shards=shards,
+    )
 
   def optimizer(self, settings, updates: int):
     """An optimizer by a section of the config, such as `sft`.
