@@ -37,6 +37,8 @@ CASES = {
   **{f'sft on {pod}': (SFT, 'sft_step', pod, ()) for pod in PODS},
   **{f'rl on {pod}': (RL, 'rl_step', pod, ()) for pod in PODS},
   'logps': (RL, 'logps', 'v5e:4x4', ()),
+  'prefill': (RL, 'prefill', 'v5e:4x4', ()),
+  'decode': (RL, 'decode', 'v5e:4x4', ()),
   **{
     f'ppo {part} on {pod}': (PPO, f'{part}_step', pod, ())
     for pod in ('v5p:2x2x1', 'v6e:2x4', 'v5e:4x4')

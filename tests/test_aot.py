@@ -186,6 +186,28 @@ def test_the_flags_for_gpus_are_known_to_xla():
   )
 
 
+@pytest.mark.libtpu
+@pytest.mark.parametrize('function', ['prefill', 'decode'])
+def test_the_sampler_compiles_for_a_pod(function):
+  done, found = compile_for(
+    '--config=configs/toy.py',
+    f'--function={function}',
+    '--topology=v5e:2x2',
+    '--config.mesh.fsdp=-1',
+    '--config.mesh.model=2',
+    '--config.model.dtype=bfloat16',
+    '--config.model.num_layers=1',
+    '--config.agent.max_prompt_tokens=64',
+    '--config.agent.max_action_tokens=16',
+    '--config.rl.states_per_batch=4',
+    '--config.rl.samples_per_state=2',
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  # Two shards of a prompt each; 8 samples of a chunk of 16 tokens.
+  assert found['tokens'] == {'prefill': 2 * 64, 'decode': 8 * 16}[function]
+  assert 0 < found['peak_gib'] < 0.1
+
+
 def test_advice_names_the_keys_that_help():
   config = base.get_config()
   config.model.remat = 'dots'
