@@ -21,8 +21,8 @@ class Memory:
 
   Attributes:
     arguments: parameters, moments and the batch.
-    temporaries: what the program itself needs on top, results included; 0 if it
-      was not compiled, because the rest is too much already.
+    temporaries: what the program itself needs on top at its peak, results
+      included; 0 if it was not compiled, because the rest is too much already.
     beside: what else stays on the chip (the reference of RL).
   """
 
@@ -97,12 +97,10 @@ def make_report(config, function: str, topology: str, devices) -> Report:
       memory = Memory(arguments, _refused(error, arguments), beside)
   if compiled is not None:
     sizes = compiled.memory_analysis()
-    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    memory = Memory(
-      sizes.argument_size_in_bytes / GIB,
-      (sizes.temp_size_in_bytes + results) / GIB,
-      beside,
-    )
+    arguments = sizes.argument_size_in_bytes / GIB
+    # Not temp_size_in_bytes: that counts what never lives at the same time.
+    peak = sizes.peak_memory_in_bytes / GIB
+    memory = Memory(arguments, peak - arguments, beside)
     traffic = hlo.traffic(compiled.as_text(), len(devices))
     estimate = roofline.estimate(
       chip,
@@ -134,13 +132,14 @@ def _refused(error, arguments: float) -> float:
   Raises:
     JaxRuntimeError: the same, if the compiler says something else.
   """
-  for pattern, of_it in (
-    (r'HLO temporaries \(([\d.]+)([KMGT]?)\) exceed', 0.0),
-    (r'Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm', arguments),
+  for pattern in (
+    # Whatever the message says, arguments are part of it.
+    r'HLO temporaries \(([\d.]+)([KMGT]?)\) exceed',
+    r'Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm',
   ):
     size = re.search(pattern, str(error))
     if size:
-      return max(float(size[1]) * _UNITS[size[2]] / GIB - of_it, 0.0)
+      return max(float(size[1]) * _UNITS[size[2]] / GIB - arguments, 0.0)
   raise error
 
 
