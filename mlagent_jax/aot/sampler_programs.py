@@ -57,9 +57,15 @@ def decode(learner: learner_lib.Learner) -> Program:
 def _sampler(learner):
   """(room, programs, their weights, their cache) of RL's sampling."""
   settings = learner.config.rl
-  room = learner.room(settings.samples_per_state, settings.states_per_batch)
+  room = learner.room(
+    settings.samples_per_state, settings.states_per_batch, learner.mesh
+  )
   programs = sampling.make_programs(
-    learner.graphdef, room, learner.tokenizer.stop_ids, learner.mesh
+    learner.graphdef,
+    room,
+    learner.tokenizer.stop_ids,
+    learner.mesh,
+    learner.config.sampler.int8,
   )
   weights = jax.eval_shape(programs.prepare, parameters(learner))
   cache = jax.eval_shape(programs.allocate, weights)
