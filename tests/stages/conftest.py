@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-# The straight line is the environment tests' task.
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'environment'))
+# The straight line is the environment tests' task, the server exploration's.
+for room in ('environment', 'exploration'):
+  sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / room))
 
 from line_task import write_task  # noqa: E402
 

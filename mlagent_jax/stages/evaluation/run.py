@@ -242,7 +242,15 @@ def report(plan: Plan, run, tasks, place, identity: str) -> dict:
     for agent, by_task in gains.items()
   }
   ranked = complexity.ranking(list(tasks.values()))
-  moving = {a: m for a, m in means.items() if a != contestants.STARTER}
+  moving = {
+    agent: {
+      # Rounding of p_init must not rank tasks on which nothing changed.
+      name: 0.0 if abs(gain) <= figures.TIE else gain
+      for name, gain in by_task.items()
+    }
+    for agent, by_task in means.items()
+    if agent != contestants.STARTER
+  }
   return {
     'settings': {
       'episodes': plan.episodes,
