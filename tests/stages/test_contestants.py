@@ -88,7 +88,7 @@ def training(tmp_path_factory):
   folder = tmp_path_factory.mktemp('training')
   config, _ = _small(folder)
   texts = [path.read_text() for path in _starters()]
-  tokenizer = tokenizer_lib.ToyTokenizer.train(texts, vocab_size=300)
+  tokenizer = tokenizer_lib.ToyTokenizer.train(texts, vocab_size=400)
   (folder / 'tokenizer').mkdir()
   tokenizer.save(folder / 'tokenizer')
   learner = learner_lib.make_learner(config, tokenizer)
