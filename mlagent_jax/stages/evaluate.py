@@ -9,10 +9,10 @@ relative one so that one task on a small scale cannot carry a mean.
 
 import numpy as np
 
-from mlagent_jax import reward as reward_lib
 from mlagent_jax import rollout, trajectories
 from mlagent_jax.stages import learner as learner_lib
 from mlagent_jax.stages import sft, split_policy, statistics, workdir
+from mlagent_jax.stages.evaluation import figures
 from mlagent_jax.stages.session import Session
 
 AGENTS = ('starter', 'base', 'sft', 'rl')
@@ -103,10 +103,7 @@ def summarise(session: Session, scores: dict[str, dict[str, list]]) -> dict:
   }
   gains = {
     agent: {
-      name: [
-        reward_lib.normalised_gain(score, session.scales[name])
-        for score in by_task[name]
-      ]
+      name: figures.gains_of(by_task[name], session.scales[name])
       for name in session.tasks
     }
     for agent, by_task in scores.items()
@@ -120,7 +117,7 @@ def summarise(session: Session, scores: dict[str, dict[str, list]]) -> dict:
     }
   result['tasks'] = {
     name: {
-      agent: _task_figures(scores[agent][name], session.scales[name])
+      agent: figures.score_figures(scores[agent][name], session.scales[name])
       for agent in scores
     }
     for name in session.tasks
@@ -132,19 +129,6 @@ def summarise(session: Session, scores: dict[str, dict[str, list]]) -> dict:
       if names
     }
   return result
-
-
-def _task_figures(scores, scale) -> dict:
-  best = max(scores) if scale.higher_is_better else min(scores)
-  mean = float(np.mean(scores))
-  return {
-    'mean': mean,
-    'best': best,
-    'relative_gain_mean': reward_lib.relative_gain(mean, scale),
-    'relative_gain_best': reward_lib.relative_gain(best, scale),
-    'normalised_gain_mean': reward_lib.normalised_gain(mean, scale),
-    'scores': list(scores),
-  }
 
 
 def _paired(gains, names, samples) -> dict:

@@ -93,7 +93,7 @@ def training(tmp_path_factory):
   tokenizer.save(folder / 'tokenizer')
   learner = learner_lib.make_learner(config, tokenizer)
   params = jax.tree.map(lambda x: x * 1.5, learner.untrained())
-  tx = learner.optimizer('sft')
+  tx = learner.optimizer(config.sft, 10)
   state = train_state.make_train_state(params, tx, learner.mesh)
   with checkpoint.Checkpointer(
     folder / 'sft' / 'checkpoints', fingerprint=workdir.fingerprint(config)
