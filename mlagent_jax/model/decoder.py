@@ -190,10 +190,6 @@ class Decoder(nnx.Module):
 
     def step(x, layer):
       params, *rest = layer
-      if self.config.dtype != 'float32':
-        # Else XLA casts the weights of all layers before the scan, and keeps
-        # them until its backward pass has ended.
-        params = jax.lax.optimization_barrier(params)
       return body(x, nnx.merge(graphdef, params), *rest)
 
     step = _REMAT[self.config.remat](step)
