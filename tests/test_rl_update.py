@@ -16,6 +16,7 @@ from mlagent_jax.model import decoder
 from mlagent_jax.stages import (
   journal,
   not_finite,
+  processes,
   rl_batch,
   rl_checks,
   rl_update,
@@ -103,7 +104,14 @@ def setup(**options):
   rl_checks.check(config)
   graphdef, shapes = decoder.abstract_model(MODEL)
   learner = learner_lib.Learner(
-    config, MODEL, graphdef, shapes, None, types.SimpleNamespace(pad_id=0)
+    config,
+    MODEL,
+    graphdef,
+    shapes,
+    mesh=None,
+    sampler_mesh=None,
+    tokenizer=types.SimpleNamespace(pad_id=0),
+    processes=processes.Processes(),
   )
   reference = decoder.make_model(MODEL, 0)[1]
   return learner, rl_update.make_trainer(learner), reference

@@ -133,8 +133,8 @@ class Player:
 
   calls = 0
 
-  class tokenizer:  # noqa: N801 - what a learner has
-    stop_ids = (2,)
+  def __init__(self, tokenizer):
+    self.tokenizer = tokenizer
 
   def policy(self, **_):
     return self
@@ -321,10 +321,10 @@ def test_late_samples_survive_a_restart(opened):
   assert any('sleep(1.5)' in text for text in trained)
 
 
-def test_whole_episodes_are_played_once(opened):
+def test_whole_episodes_are_played_once(opened, collected):
   live, known = opened(mode='episode', steps=2, episode_steps=5)
   dispatcher, spans = live.dispatcher(), timeline.Timeline(0)
-  player = Player()
+  player = Player(collected[1])
   source = episodes.EpisodeRollouts(live, player, known, dispatcher, spans)
   batches, _ = loop(live, source)
   assert player.calls == 6  # three actions, and it has answered

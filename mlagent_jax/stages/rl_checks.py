@@ -41,7 +41,10 @@ _SHARES = ('gamma', 'gae_lambda', 'pool_uniform_share', 'visited_share')
 def check(config) -> None:
   """Raises ValueError, with the key and its value, for what cannot work."""
   settings = config.rl
-  advantages.check_group_size(settings.advantage, settings.samples_per_state)
+  try:
+    advantages.check_group_size(settings.advantage, settings.samples_per_state)
+  except ValueError as error:
+    raise ValueError(f'rl.samples_per_state: {error}') from error
   for key, choices in _CHOICES.items():
     if settings[key] not in choices:
       raise ValueError(f'rl.{key}: {settings[key]!r} is none of {choices}')
