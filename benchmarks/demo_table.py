@@ -83,7 +83,11 @@ def main():
       cells.append(f'{value:.3g}' + ('' if met else ' **short**'))
     relation = '> ' if 'interval' in label else '≥ '
     lines.append(f'| {label} | {relation}{target} | {" | ".join(cells)} |')
-  seconds = [f'{sum(run["seconds"].values()):.0f} s' for run in runs]
+  totals = [sum(run['seconds'].values()) for run in runs]
+  seconds = [
+    f'{total:.0f} s' + ('' if total <= 480 else ' **short**')
+    for total in totals
+  ]
   lines.append(f'| whole run | ≤ 480 s | {" | ".join(seconds)} |')
   for stage in runs[0]['seconds']:
     cells = [f'{run["seconds"][stage]:.0f} s' for run in runs]
