@@ -46,6 +46,10 @@ def _chromium():
   return _has_module('selenium')()
 
 
+def _shellcheck():
+  return '' if shutil.which('shellcheck') else 'no shellcheck on PATH'
+
+
 COMPONENTS = {
   'bwrap': _bubblewrap,
   'chromium': _chromium,
@@ -53,6 +57,7 @@ COMPONENTS = {
   'gguf': _has_module('gguf'),
   'libtpu': _has_module('libtpu'),
   'ray': _has_module('ray'),
+  'shellcheck': _shellcheck,
   'torch': _has_module('torch'),
 }
 

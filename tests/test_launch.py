@@ -4,7 +4,6 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import subprocess
 
 import pytest
@@ -40,7 +39,7 @@ def check_trainer_flags(text):
   assert (ROOT / config).is_file(), config
 
 
-@pytest.mark.skipif(not shutil.which('shellcheck'), reason='no shellcheck')
+@pytest.mark.shellcheck
 def test_shellcheck_passes():
   subprocess.run(['shellcheck', '-x', *SCRIPTS], check=True, cwd=ROOT)
 
