@@ -106,6 +106,10 @@ def get_config() -> config_dict.ConfigDict:
   # Decode with matrices rounded to eight bits: fewer bytes to read on TPU and
   # GPU; the difference to the trainer is what rl.importance_cap corrects.
   config.sampler.int8 = False
+  # After "Action:" only tokens that spell one of agent.actions and the header
+  # "Action Input:" are drawn. Log-probabilities stay the policy's own, of all
+  # tokens: see docs/rl.md.
+  config.sampler.constrain_actions = False
 
   config.environment = config_dict.ConfigDict()
   config.environment.sandbox = 'auto'  # docker, bubblewrap, process

@@ -63,6 +63,11 @@ _DTYPE = flags.DEFINE_enum(
 _INT8 = flags.DEFINE_bool(
   'int8', False, 'Decode with matrices rounded to eight bits, for accelerators.'
 )
+_CONSTRAIN = flags.DEFINE_bool(
+  'constrain_actions',
+  False,
+  'After "Action:", only the names of actions may follow.',
+)
 _GRACE = flags.DEFINE_float(
   'grace_seconds', 20.0, 'What runs may still take after SIGTERM.'
 )
@@ -88,6 +93,7 @@ def serve() -> None:
   from mlagent_jax import sampling
   from mlagent_jax.serving import app as app_lib
   from mlagent_jax.serving import driver, models, server
+  from mlagent_jax.stages import learner
 
   start = time.monotonic()
   opened = models.open_model(
@@ -109,6 +115,11 @@ def serve() -> None:
     stop_ids=opened.tokenizer.stop_ids,
     mesh=opened.mesh,
     int8=_INT8.value,
+    constraint=learner.constraint(
+      opened.tokenizer, opened.actions, opened.vocab_size
+    )
+    if _CONSTRAIN.value
+    else None,
   )
   engine.load(opened.params)
   logging.info('compiling for prompts of up to %d tokens', room.prompt_length)

@@ -5,6 +5,7 @@ policy is updated or sampled, and while a checkpoint is written.
 """
 
 import collections
+import functools
 import json
 import os
 import random
@@ -14,11 +15,12 @@ import subprocess
 import time
 
 import pytest
-from test_train import command, run
+import test_train
+from test_train import command
 
 from mlagent_jax.stages import journal
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(10_800)]
 
 KILLS = 20
 # Trained until most actions are valid, so that scripts run; every step is
@@ -32,6 +34,10 @@ LEARNS = (
   'rl.checkpoint_every=3',
   'rl.entropy_coef=0.01',
 )
+
+
+# No run may hang, however busy the machine is.
+run = functools.partial(test_train.run, timeout=3600)
 
 
 @pytest.fixture(scope='module')

@@ -71,14 +71,14 @@ def environment(tmp_path_factory):
   }
 
 
-def run(environment, workdir, *overrides):
+def run(environment, workdir, *overrides, timeout=600):
   return subprocess.run(
     command(workdir, *overrides),
     env=environment,
     cwd='/',
     capture_output=True,
     text=True,
-    timeout=600,
+    timeout=timeout,
   )
 
 

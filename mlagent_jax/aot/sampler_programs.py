@@ -39,7 +39,7 @@ def decode(learner: learner_lib.Learner) -> Program:
   real = _split(learner, (Z, B), 'float32')
   seeds = _split(learner, (Z, B), 'uint32')
   done = _split(learner, (Z, B), 'bool')
-  slots = Slots(each, done, each, seeds, real, real, each)
+  slots = Slots(each, done, each, seeds, real, real, each, each)
   lengths = _split(learner, (Z, R))
   seats = _split(learner, (Z, R, room.seats))
   seating = kv_cache.Seating(lengths, seats, each, each)
@@ -50,7 +50,7 @@ def decode(learner: learner_lib.Learner) -> Program:
   keys = room.prompt_length + room.sample_length // 2
   work = roofline.Work(tokens, tokens, tokens * keys, trains=False)
   beside = rl_update.state_shapes(learner), reference(learner)
-  arguments = weights, cache, slots, seating, enough
+  arguments = weights, cache, slots, seating, enough, None
   return Program(programs.decode, arguments, work, beside)
 
 

@@ -18,7 +18,6 @@ Nothing here is parallel: one thread calls the engine.
 import collections
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -26,81 +25,15 @@ import numpy as np
 from flax import nnx
 
 from mlagent_jax.model.cache import Seating
-from mlagent_jax.model.sharding import batch_sharding
+from mlagent_jax.model.sharding import batch_sharding, logical_sharding
+from mlagent_jax.sampling.constraint import Constraint
 from mlagent_jax.sampling.programs import (
   Room,
   Slots,
   make_programs,
   prefill_bucket,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How the samples of a request are drawn.
-
-  Attributes:
-    temperature: divides the logits; 0 is greedy.
-    top_p: see `drawing.restrict`; 1 for none.
-    top_k: see `drawing.restrict`; 0 for none.
-    max_tokens: of a sample, its stop token included; None for as many as the
-      engine has room for.
-  """
-
-  temperature: float = 1.0
-  top_p: float = 1.0
-  top_k: int = 0
-  max_tokens: int | None = None
-
-  def __post_init__(self):
-    for name, fine in (
-      ('temperature', 0 <= self.temperature < math.inf),
-      ('top_p', 0 < self.top_p <= 1),
-      ('top_k', self.top_k >= 0),
-      ('max_tokens', self.max_tokens is None or self.max_tokens >= 1),
-    ):
-      if not fine:
-        raise ValueError(f'sampler: {name} is {getattr(self, name)}')
-
-
-@dataclasses.dataclass
-class Sample:
-  """One sample, while it grows and when it has ended.
-
-  Attributes:
-    seed: uint32.
-    tokens: ids; the token that ended it, if one did, is the last.
-    logps: log-probability of each, nats.
-    ended_by: '' as long as it grows; then 'stop_token', 'stop' (the request's
-      own), 'length' or 'cancelled'.
-  """
-
-  seed: int
-  tokens: list[int] = dataclasses.field(default_factory=list)
-  logps: list[float] = dataclasses.field(default_factory=list)
-  ended_by: str = ''
-
-
-@dataclasses.dataclass(eq=False)
-class Request:
-  """What `Engine.submit` returns.
-
-  Attributes:
-    prompt: token ids.
-    settings: how samples are drawn.
-    samples: one for each seed.
-    stop: token ids of a sample -> how many of them to keep, or None to go on.
-  """
-
-  prompt: tuple[int, ...]
-  settings: Settings
-  samples: list[Sample]
-  stop: Callable[[list[int]], int | None] | None = None
-
-  @property
-  def done(self) -> bool:
-    """Whether every sample has ended."""
-    return all(sample.ended_by for sample in self.samples)
+from mlagent_jax.sampling.requests import Request, Sample, Settings
 
 
 @dataclasses.dataclass
@@ -130,6 +63,7 @@ class Engine:
     mesh: the mesh that the parameters live on.
     prompt_multiple: see `programs.prefill_bucket`.
     int8: see `programs.make_programs`.
+    constraint: which tokens may be drawn; all without one.
 
   Raises:
     ValueError: if the room cannot be split over the mesh.
@@ -144,12 +78,17 @@ class Engine:
     mesh: jax.sharding.Mesh | None = None,
     prompt_multiple: int = 64,
     int8: bool = False,
+    constraint: Constraint | None = None,
   ):
     self.room = room
     self._mesh = mesh
     self._multiple = prompt_multiple
     self._stop_ids = frozenset(stop_ids)
     self._programs = _programs(graphdef, room, tuple(stop_ids), mesh, int8)
+    if constraint is not None:  # once, and whole on every device
+      whole = None if mesh is None else logical_sharding(mesh, ())
+      constraint = jax.device_put(constraint, whole)
+    self._constraint = constraint
     self._params = self._weights = self._cache = None
     Z = room.shards
     self._rows = [
@@ -171,6 +110,7 @@ class Engine:
       temperature=np.ones((Z, B), np.float32),
       top_p=np.ones((Z, B), np.float32),
       top_k=zeros.copy(),
+      states=zeros.copy(),
     )
     self._seats = zeros.copy()
     self._steps = zeros.copy()
@@ -285,14 +225,16 @@ class Engine:
       self._cache,
       *arguments,
       np.int32(idle + 1 if waits else self.room.slots),
+      self._constraint,
     )
-    tokens, logps, counts = map(np.asarray, chunk)
+    tokens, logps, counts, states = map(np.asarray, chunk)
     for z, b in zip(*np.nonzero(counts)):
       request, sample = self._live[z][b]
       count = int(counts[z, b])
       sample.tokens += tokens[z, b, :count].tolist()
       sample.logps += logps[z, b, :count].tolist()
       self._slots.tokens[z, b] = tokens[z, b, count - 1]
+      self._slots.states[z, b] = states[z, b]
       self._steps[z, b] += count
       self._end(request, sample)
     self._free_slots()
@@ -384,6 +326,7 @@ class Engine:
       temperature=settings.temperature,
       top_p=settings.top_p,
       top_k=settings.top_k,
+      states=0,
     )
     for array, value in zip(self._slots, values):
       array[z, b] = value

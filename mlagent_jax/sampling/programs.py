@@ -71,6 +71,7 @@ class Slots(NamedTuple):
     temperature: float32.
     top_p: float32.
     top_k: int32.
+    states: int32, of the constraint's automaton; 0 without one.
   """
 
   tokens: Any
@@ -80,6 +81,7 @@ class Slots(NamedTuple):
   temperature: Any
   top_p: Any
   top_k: Any
+  states: Any
 
 
 class Chunk(NamedTuple):
@@ -89,11 +91,13 @@ class Chunk(NamedTuple):
     tokens: [Z, B, C] int32, 0 beyond a slot's count.
     logps: [Z, B, C] float32, 0 beyond a slot's count.
     counts: [Z, B] int32.
+    states: [Z, B] int32, see `Slots`, after these tokens.
   """
 
   tokens: Any
   logps: Any
   counts: Any
+  states: Any
 
 
 class Programs(NamedTuple):
@@ -105,9 +109,9 @@ class Programs(NamedTuple):
     prefill: (params, cache, tokens [Z, P], lengths [Z], rows [Z]) -> cache
       with one prompt of every shard in the row that is named (R for none).
       The cache is donated.
-    decode: (weights, cache, slots, seating, enough) -> (cache, chunk). Ends
-      after C tokens, or when `enough` (scalar) slots are done. The cache is
-      donated.
+    decode: (weights, cache, slots, seating, enough, constraint) -> (cache,
+      chunk). Ends after C tokens, or when `enough` (scalar) slots are done. The
+      constraint is None where all tokens may be drawn. The cache is donated.
   """
 
   prepare: Callable
@@ -163,19 +167,24 @@ def make_programs(
     pair = nnx.merge(graphdef, params).prefill(tokens, lengths)
     return kv_cache.store_prompts(cache, *pair, rows)
 
-  def decode(weights, cache, slots: Slots, seating, enough):
+  def decode(weights, cache, slots: Slots, seating, enough, constraint):
     model = nnx.merge(*weights.rest)
     blocks = [nnx.merge(*layer) for layer in weights.layers]
 
     def turn(carry):
       now, slots, seating, cache, chunk = carry
       hidden, cache = model.decode(blocks, slots.tokens, cache, seating)
+      allowed = None
+      if constraint is not None:
+        allowed = constraint.allowed(slots.states)
+        allowed = constrain(allowed, ('batch', None, 'vocab'))
       tokens, logps = choose(
         constrain(model.logits(hidden), ('batch', None, 'vocab')),
         uniforms(slots.seeds, seating.steps),
         temperature=slots.temperature,
         top_k=slots.top_k,
         top_p=slots.top_p,
+        allowed=allowed,
       )
       live = ~slots.done
 
@@ -187,6 +196,7 @@ def make_programs(
         record(chunk.tokens, tokens),
         record(chunk.logps, logps),
         chunk.counts + live,
+        chunk.states,
       )
       steps = seating.steps + live
       stopped = (tokens[..., None] == stops).any(axis=-1)
@@ -194,6 +204,10 @@ def make_programs(
         tokens=jnp.where(live, tokens, slots.tokens),
         done=slots.done | stopped | (steps >= slots.limits),
       )
+      if constraint is not None:
+        states = constraint.advance(slots.states, tokens)
+        states = jnp.where(live, states, slots.states)
+        slots = slots._replace(states=states)
       return now + 1, slots, seating._replace(steps=steps), cache, chunk
 
     def go_on(carry):
@@ -206,10 +220,11 @@ def make_programs(
       jnp.zeros(shape, jnp.int32),
       jnp.zeros(shape, jnp.float32),
       jnp.zeros(shape[:2], jnp.int32),
+      slots.states,
     )
     carry = (jnp.int32(0), slots, seating, cache, chunk)
-    *_, cache, chunk = jax.lax.while_loop(go_on, turn, carry)
-    return cache, chunk
+    _, slots, _, cache, chunk = jax.lax.while_loop(go_on, turn, carry)
+    return cache, chunk._replace(states=slots.states)
 
   def compiled(function, **options):
     def run(*args):

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from mlagent_jax.agent import tokenizer as tokenizer_lib
+from mlagent_jax.environment import records
 from mlagent_jax.model import decoder, sharding, weights_folder
 from mlagent_jax.stages import session, trained
 
@@ -25,8 +26,10 @@ class Opened:
     params: its parameters.
     mesh: where they are, or None for a single device.
     tokenizer: from `agent.tokenizer`.
+    vocab_size: of the model.
     prompt_tokens: the longest prompt by default.
     new_tokens: the longest reply by default.
+    actions: what its agent may do.
   """
 
   name: str
@@ -34,8 +37,10 @@ class Opened:
   params: Any
   mesh: jax.sharding.Mesh | None
   tokenizer: tokenizer_lib.Tokenizer
+  vocab_size: int
   prompt_tokens: int
   new_tokens: int
+  actions: frozenset[str]
 
 
 def open_model(folder: pathlib.Path, *, stage: str, dtype: str) -> Opened:
@@ -71,8 +76,10 @@ def _open_weights(folder, dtype) -> Opened:
     params=weights.load(mesh),
     mesh=mesh,
     tokenizer=tokenizer_lib.load(folder),
+    vocab_size=weights.shape.vocab_size,
     prompt_tokens=_PROMPT_TOKENS,
     new_tokens=_NEW_TOKENS,
+    actions=frozenset(map(str, records.ActionName)),
   )
 
 
@@ -90,6 +97,8 @@ def _open_run(folder, stage) -> Opened:
     params=run.params(stage),
     mesh=run.learner.mesh,
     tokenizer=run.learner.tokenizer,
+    vocab_size=run.learner.model.vocab_size,
     prompt_tokens=agent.max_prompt_tokens,
     new_tokens=agent.max_action_tokens,
+    actions=frozenset(agent.actions),
   )

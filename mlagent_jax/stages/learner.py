@@ -1,17 +1,18 @@
 """The device side that the stages share: model, mesh, policy, optimizer."""
 
 import dataclasses
+import functools
 import math
 
 import jax
 from flax import nnx
 
 from mlagent_jax import optim, replicas, rollout, sampling
-from mlagent_jax.agent import stop_text
+from mlagent_jax.agent import action_names, stop_text
 from mlagent_jax.model import config as model_config
 from mlagent_jax.model import decoder, sharding
 from mlagent_jax.stages import processes as processes_lib
-from mlagent_jax.stages import split_policy, starting_point
+from mlagent_jax.stages import session, split_policy, starting_point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Learner:
       stop_ids=self.tokenizer.stop_ids,
       mesh=mesh,
       int8=self.config.sampler.int8,
+      constraint=self._constraint(),
     )
     policy = rollout.Policy(
       engine,
@@ -80,6 +82,12 @@ class Learner:
     if self.sampler_mesh is None:
       return policy
     return split_policy.SplitPolicy(policy, mesh, self.processes)
+
+  def _constraint(self) -> sampling.Constraint | None:
+    if not self.config.sampler.constrain_actions:
+      return None
+    names = frozenset(self.config.agent.actions)
+    return constraint(self.tokenizer, names, self.model.vocab_size)
 
   def room(
     self,
@@ -121,6 +129,22 @@ class Learner:
       weight_decay=settings.weight_decay,
       **self.config.optimizer,
     )
+
+
+@functools.cache
+def constraint(
+  tokenizer, names: frozenset[str], vocab_size: int
+) -> sampling.Constraint:
+  """What lets a policy name these actions alone, for its sampler.
+
+  Raises:
+    ConfigError: if no tokens spell one of them.
+  """
+  try:
+    automaton = action_names.token_automaton(tokenizer, names, vocab_size)
+  except ValueError as error:
+    raise session.ConfigError(f'sampler.constrain_actions: {error}') from error
+  return sampling.Constraint(*automaton)
 
 
 def make_learner(
