@@ -11,10 +11,7 @@ from the same parameters; executions are not reused. The last line is JSON: the
 peer is staleness 0, ours is 1, the ratio that of samples an hour.
 """
 
-import argparse
 import dataclasses
-import json
-import pathlib
 
 import numpy as np
 import rl_runs
@@ -115,41 +112,24 @@ def figures(rows, config) -> dict:
 
 
 def main():
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--workdir', type=pathlib.Path, required=True)
+  parser = rl_runs.parser(__doc__)
   parser.add_argument('--steps', type=int, default=9)
   parser.add_argument('--states', type=int, default=2)
   parser.add_argument('--samples', type=int, default=4)
   parser.add_argument('--workers', type=int, default=4)
   parser.add_argument('--layers', type=int, default=4)
   args = parser.parse_args()
-  config = config_of(args)
-  tuned = args.workdir / 'tuned'
-  rl_runs.run_stages(config, tuned, 'collect', 'sft')
-  say_waits()
-  found = {}
-  for staleness in (0, 1):
-    config.rl.max_staleness = staleness
-    folder = args.workdir / f'staleness{staleness}'
-    rl_runs.start_of(config, tuned, folder)
-    rows = rl_runs.run_rl(config, folder)
-    found[staleness] = figures(rows, config)
-    print(f'staleness {staleness}: {json.dumps(found[staleness])}')
-  rates = {k: v['samples_per_hour'] for k, v in found.items()}
-  print(
-    json.dumps(
-      {
-        'name': 'overlap',
-        'ours': rates[1],
-        'peer': rates[0],
-        'ratio': rates[1] / rates[0],
-        'idle_share': {k: v['idle_share'] for k, v in found.items()},
-        'machine': rl_runs.machine(),
-      }
-    )
+  found = rl_runs.compare(
+    config_of(args),
+    args.workdir,
+    'max_staleness',
+    (0, 1),
+    figures,
+    say_waits,
   )
+  rates = {k: v['samples_per_hour'] for k, v in found.items()}
+  idle = {k: v['idle_share'] for k, v in found.items()}
+  rl_runs.report('overlap', rates[1], rates[0], idle_share=idle)
 
 
 if __name__ == '__main__':

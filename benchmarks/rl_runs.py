@@ -5,14 +5,15 @@ checkpoint belongs to a config; `start_of` gives a run with other keys of `rl`
 a copy of it under its own config.
 """
 
+import argparse
 import hashlib
 import json
-import os
 import pathlib
-import platform
 import shutil
 import sys
 import time
+
+import contest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -67,6 +68,50 @@ def run_rl(config, folder: pathlib.Path) -> list[dict]:
   return [row for row in run_log.read_metrics(folder) if row['stage'] == 'rl']
 
 
-def machine() -> str:
-  """For the last line of a benchmark."""
-  return f'{os.cpu_count()} cores, {platform.machine()}, CPU only'
+def compare(
+  config,
+  folder: pathlib.Path,
+  key: str,
+  values,
+  figures,
+  before=lambda: None,
+):
+  """Runs RL with other values of a key of `rl`, from one fine-tuned start.
+
+  Args:
+    config: the whole config; `rl.KEY` is changed in place.
+    folder: of all runs; one that is there goes on where it stopped.
+    key: of section `rl`.
+    values: that it takes in turn.
+    figures: (rows of metrics.jsonl, config) -> what a run showed.
+    before: called after fine-tuning, before the first of the runs.
+
+  Returns:
+    value -> its figures.
+  """
+  tuned = folder / 'tuned'
+  run_stages(config, tuned, 'collect', 'sft')
+  before()
+  found = {}
+  for value in values:
+    config.rl[key] = value
+    start_of(config, tuned, folder / f'{key}-{value}')
+    rows = run_rl(config, folder / f'{key}-{value}')
+    found[value] = figures(rows, config)
+    print(f'{key}={value}: {json.dumps(found[value], indent=2)}', flush=True)
+  return found
+
+
+def report(name: str, ours: float, peer: float, **figures) -> None:
+  """Prints the last line of a benchmark."""
+  result = {'name': name, 'ours': ours, 'peer': peer, 'ratio': ours / peer}
+  print(json.dumps(result | figures | {'machine': contest.machine()}))
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+  """With --workdir, and the script's text as its help."""
+  made = argparse.ArgumentParser(
+    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  made.add_argument('--workdir', type=pathlib.Path, required=True)
+  return made

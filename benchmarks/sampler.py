@@ -12,33 +12,17 @@ virtual environment, which benchmarks/setup_tunix.sh makes. The last line is
 JSON.
 """
 
-import argparse
-import json
-import os
-import pathlib
-import platform
-import sys
-
 import contest
-import train_step
+import smollm2
 
 PROMPTS, LENGTH, SAMPLES, NEW = 4, 512, 8, 96
 
 
 def make_ours(layers):
   from mlagent_jax import sampling
-  from mlagent_jax.model import hf_config
   from mlagent_jax.model.decoder import make_model
 
-  config = hf_config.config_from_hf(
-    {
-      'model_type': 'llama',
-      'num_hidden_layers': layers,
-      'rope_theta': 1e5,
-      **train_step.SHAPE,
-    }
-  )
-  graphdef, params = make_model(config, seed=0)
+  graphdef, params = make_model(smollm2.our_config(layers), seed=0)
   room = sampling.Room(
     slots=PROMPTS * SAMPLES,
     rows=PROMPTS,
@@ -69,18 +53,10 @@ def make_ours(layers):
 
 def make_hf(layers, together):
   import torch
-  import transformers
 
-  config = transformers.LlamaConfig(
-    **train_step.SHAPE,
-    num_hidden_layers=layers,
-    rope_parameters={'rope_type': 'default', 'rope_theta': 1e5},
-    bos_token_id=None,
-    eos_token_id=None,
-    pad_token_id=0,
-  )
-  torch.manual_seed(0)
-  model = transformers.LlamaForCausalLM(config).eval()
+  model = smollm2.hf_model(
+    layers, bos_token_id=None, eos_token_id=None, pad_token_id=0
+  ).eval()
   calls = 0
 
   @torch.inference_mode()
@@ -126,29 +102,11 @@ class _Numbers:
 
 
 def make_tunix(layers, together):
-  import jax
-  import jax.numpy as jnp
-  from flax import nnx
   from tunix.generate import sampler as sampler_lib
-  from tunix.models.llama3 import model as llama
 
-  shape = train_step.SHAPE
-  config = llama.ModelConfig(
-    num_layers=layers,
-    vocab_size=shape['vocab_size'],
-    embed_dim=shape['hidden_size'],
-    hidden_dim=shape['intermediate_size'],
-    num_heads=shape['num_attention_heads'],
-    head_dim=64,
-    num_kv_heads=shape['num_key_value_heads'],
-    rope_theta=100_000,
-    norm_eps=shape['rms_norm_eps'],
-    weight_tying=True,
-  )
-  graphdef, state = nnx.split(llama.Llama3(config, rngs=nnx.Rngs(0)))
-  state = jax.tree.map(lambda x: x.astype(jnp.float32), state)
+  shape = smollm2.SHAPE
   sampler = sampler_lib.Sampler(
-    nnx.merge(graphdef, state),
+    smollm2.tunix_model(layers),
     _Numbers(),
     sampler_lib.CacheConfig(
       cache_size=LENGTH + NEW,
@@ -191,82 +149,19 @@ def prompts(call):
   import numpy as np
 
   generator = np.random.default_rng(call)
-  tokens = generator.integers(
-    3, train_step.SHAPE['vocab_size'], (PROMPTS, LENGTH)
-  )
+  tokens = generator.integers(3, smollm2.SHAPE['vocab_size'], (PROMPTS, LENGTH))
   return tokens.tolist()
 
 
-def contestant(name, layers):
-  return {
-    'ours': lambda: make_ours(layers),
-    'hf_32': lambda: make_hf(layers, True),
-    'hf_8': lambda: make_hf(layers, False),
-    'tunix_32': lambda: make_tunix(layers, True),
-    'tunix_8': lambda: make_tunix(layers, False),
-  }[name]()
-
-
-def main():
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--steps', type=int, default=3, help='timed ones')
-  parser.add_argument('--layers', type=int, default=30)
-  parser.add_argument('--tunix', type=pathlib.Path, help='its environment')
-  parser.add_argument('--contestant', help=argparse.SUPPRESS)
-  options = parser.parse_args()
-  layers = options.layers
-  if options.contestant:
-    contest.serve(contestant(options.contestant, layers))
-    return
-  pythons = dict.fromkeys(('ours', 'hf_32', 'hf_8'), sys.executable)
-  if options.tunix:
-    python = str(options.tunix / 'bin' / 'python')
-    pythons |= {'tunix_32': python, 'tunix_8': python}
-  seen = contest.race(
-    {
-      name: [python, __file__, f'--contestant={name}', f'--layers={layers}']
-      for name, python in pythons.items()
-    },
-    options.steps,
-  )
-  tokens, cores = PROMPTS * SAMPLES * NEW, os.cpu_count()
-  rate = {name: tokens / figures['seconds'] for name, figures in seen.items()}
-  # On a machine that is shared, the time on its cores says more.
-  cpu_rate = {
-    name: tokens * cores / figures['cpu_seconds']
-    for name, figures in seen.items()
-  }
-
-  def ratios(rates):
-    peers = {
-      peer: [rates[name] for name in rates if name.startswith(peer)]
-      for peer in ('hf', 'tunix')
-    }
-    return {
-      peer: round(rates['ours'] / max(found), 2)
-      for peer, found in peers.items()
-      if found
-    }
-
-  best = max(rate[name] for name in rate if name.startswith('hf'))
-  result = {
-    'name': f'sampler, {layers} layers',
-    'ours': round(rate['ours'], 1),
-    'peer': round(best, 1),
-    'ratio': ratios(rate)['hf'],
-    'ratios': ratios(rate),
-    'cpu_ratios': ratios(cpu_rate),
-    'new_tokens_per_second': {k: round(v, 1) for k, v in rate.items()},
-    'new_tokens_per_second_of_all_cores': {
-      k: round(v, 1) for k, v in cpu_rate.items()
-    },
-    'peak_gib': {name: round(f['gib'], 2) for name, f in seen.items()},
-    'machine': f'{cores} cores, {platform.machine()}',
-  }
-  print(json.dumps(result))
-
+CONTESTANTS = {
+  'ours': ('ours', make_ours),
+  'hf_32': ('hf', lambda layers: make_hf(layers, True)),
+  'hf_8': ('hf', lambda layers: make_hf(layers, False)),
+  'tunix_32': ('tunix', lambda layers: make_tunix(layers, True)),
+  'tunix_8': ('tunix', lambda layers: make_tunix(layers, False)),
+}
 
 if __name__ == '__main__':
-  main()
+  contest.main(
+    __doc__, 'sampler', CONTESTANTS, tokens=PROMPTS * SAMPLES * NEW, steps=3
+  )

@@ -16,34 +16,14 @@ compiler's bytes of HBM. The last line is JSON.
 
 import argparse
 import json
-import os
-import platform
 import sys
 
 import contest
+import smollm2
 
 PROMPT, SAMPLES, ACTION = 768, 8, 96
 COMPILED_PROMPTS = (256, 768, 2048, 8192)
 TOPOLOGY = 'v5e:2x2'
-
-
-def model_config(layers, **overrides):
-  from mlagent_jax.model.config import ModelConfig
-
-  return ModelConfig(
-    num_layers=layers,
-    embed_dim=576,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    ffn_dim=1536,
-    vocab_size=49152,
-    qkv_bias=False,
-    tied_embeddings=True,
-    rope_theta=1e5,
-    rms_norm_eps=1e-5,
-    **overrides,
-  )
 
 
 def make_batch(prompt, shared):
@@ -53,8 +33,11 @@ def make_batch(prompt, shared):
   from mlagent_jax import batching
 
   generator = np.random.default_rng(0)
-  ids = generator.integers(0, 49152, prompt).tolist()
-  actions = generator.integers(0, 49152, (SAMPLES, ACTION)).tolist()
+  V = smollm2.SHAPE['vocab_size']
+  ids = generator.integers(0, V, prompt).tolist()
+  actions = generator.integers(
+    0, smollm2.SHAPE['vocab_size'], (SAMPLES, ACTION)
+  ).tolist()
   return batching.group_layout(
     [ids] if shared else [ids] * SAMPLES,
     [actions] if shared else [[action] for action in actions],
@@ -81,7 +64,7 @@ def contestant(shared, layers):
   from mlagent_jax.model.decoder import make_model
 
   # What backward passes keep of 6,912 tokens would not fit beside others.
-  config = model_config(layers, remat='full')
+  config = smollm2.our_config(layers, remat='full')
   step, tx, _ = make_step(config)
   state = train_state.make_train_state(make_model(config, 0)[1], tx)
   batch = train_state.put_batch(make_batch(PROMPT, shared))
@@ -127,7 +110,7 @@ def compiled(prompt, shared, layers, mesh):
   from mlagent_jax import train_state
   from mlagent_jax.model.sharding import batch_sharding
 
-  config = model_config(layers, remat='full', dtype='bfloat16')
+  config = smollm2.our_config(layers, remat='full', dtype='bfloat16')
   step, tx, shapes = make_step(config, mesh)
   state = train_state.train_state_shapes(shapes, tx, mesh)
   batch = {
@@ -183,7 +166,7 @@ def race(layers, steps):
     'cpu_ratio': round(peer['cpu_seconds'] / ours['cpu_seconds'], 2),
     'peak_gib': [round(peer['gib'], 2), round(ours['gib'], 2)],
     'order': ['per sequence', 'shared'],
-    'machine': f'{os.cpu_count()} cores, {platform.machine()}',
+    'machine': contest.machine(),
   }
 
 
@@ -192,7 +175,7 @@ def main():
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--steps', type=int, default=3, help='timed ones')
-  parser.add_argument('--layers', type=int, default=30)
+  parser.add_argument('--layers', type=int, default=smollm2.LAYERS)
   parser.add_argument('--compile', action='store_true', help='for v5e instead')
   parser.add_argument('--contestant', help=argparse.SUPPRESS)
   options = parser.parse_args()

@@ -13,10 +13,6 @@ peer that of episode-wise RL. Figures per action are printed too: an action of
 an episode costs about what a single one does, but has no reward of its own.
 """
 
-import argparse
-import json
-import pathlib
-
 import rl_runs
 
 
@@ -40,11 +36,12 @@ def config_of(args):
   return config
 
 
-def figures(rows) -> dict:
+def figures(rows, config) -> dict:
   """Sums over all steps but the first two, which compile, and the last.
 
   The last has no rollout: it was sampled in the step before.
   """
+  del config
   steady = rows[2:-1]
   total = {
     name: sum(row[name] for row in steady)
@@ -81,38 +78,18 @@ def figures(rows) -> dict:
 
 
 def main():
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--workdir', type=pathlib.Path, required=True)
+  parser = rl_runs.parser(__doc__)
   parser.add_argument('--tasks', default='cells,ames')
   parser.add_argument('--sft_steps', type=int, default=160)
   parser.add_argument('--steps', type=int, default=6)
   parser.add_argument('--states', type=int, default=2)
   parser.add_argument('--samples', type=int, default=4)
   args = parser.parse_args()
-  config = config_of(args)
-  tuned = args.workdir / 'tuned'
-  rl_runs.run_stages(config, tuned, 'collect', 'sft')
-  found = {}
-  for mode in ('step', 'episode'):
-    config.rl.mode = mode
-    folder = args.workdir / mode
-    rl_runs.start_of(config, tuned, folder)
-    found[mode] = figures(rl_runs.run_rl(config, folder))
-    print(f'{mode}: {json.dumps(found[mode], indent=2)}')
-  ours, peer = (found[m]['samples_per_hour'] for m in ('step', 'episode'))
-  print(
-    json.dumps(
-      {
-        'name': 'stepwise_vs_episodewise',
-        'ours': ours,
-        'peer': peer,
-        'ratio': ours / peer,
-        'machine': rl_runs.machine(),
-      }
-    )
+  found = rl_runs.compare(
+    config_of(args), args.workdir, 'mode', ('step', 'episode'), figures
   )
+  rates = {k: v['samples_per_hour'] for k, v in found.items()}
+  rl_runs.report('stepwise_vs_episodewise', rates['step'], rates['episode'])
 
 
 if __name__ == '__main__':

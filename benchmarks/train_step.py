@@ -11,27 +11,10 @@ better one counts. tunix runs from its own virtual environment, which
 benchmarks/setup_tunix.sh makes. The last line is JSON.
 """
 
-import argparse
-import json
-import os
-import pathlib
-import platform
-import sys
-
 import contest
+import smollm2
 
 BATCH, LENGTH = 4, 512
-SHAPE = {
-  'hidden_size': 576,
-  'intermediate_size': 1536,
-  'num_attention_heads': 9,
-  'num_key_value_heads': 3,
-  'vocab_size': 49152,
-  'rms_norm_eps': 1e-5,
-  'tie_word_embeddings': True,
-  'max_position_embeddings': 8192,
-}
-CONTESTANTS = ('ours', 'hf_4x512', 'hf_1x512')
 
 
 def make_ours(layers):
@@ -39,19 +22,10 @@ def make_ours(layers):
   import numpy as np
 
   from mlagent_jax import losses, train_state
-  from mlagent_jax.model import hf_config
   from mlagent_jax.model.decoder import make_model
   from mlagent_jax.optim import make_optimizer
 
-  config = hf_config.config_from_hf(
-    {
-      'model_type': 'llama',
-      'num_hidden_layers': layers,
-      'rope_theta': 1e5,
-      **SHAPE,
-    }
-  )
-  graphdef, params = make_model(config, seed=0)
+  graphdef, params = make_model(smollm2.our_config(layers), seed=0)
   tx = make_optimizer(1e-4)
   state = train_state.make_train_state(params, tx)
   step = train_state.make_train_step(graphdef, losses.make_sft_loss(), tx)
@@ -79,16 +53,8 @@ def make_ours(layers):
 
 def make_hf(layers, rows):
   import torch
-  import transformers
 
-  config = transformers.LlamaConfig(
-    **SHAPE,
-    num_hidden_layers=layers,
-    rope_parameters={'rope_type': 'default', 'rope_theta': 1e5},
-    use_cache=False,
-  )
-  torch.manual_seed(0)
-  model = transformers.LlamaForCausalLM(config).train()
+  model = smollm2.hf_model(layers, use_cache=False).train()
   optimizer = torch.optim.AdamW(
     model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0
   )
@@ -109,28 +75,11 @@ def make_hf(layers, rows):
 
 
 def make_tunix(layers):
-  import jax
   import jax.numpy as jnp
   import optax
   from flax import nnx
-  from tunix.models.llama3 import model as llama
 
-  config = llama.ModelConfig(
-    num_layers=layers,
-    vocab_size=SHAPE['vocab_size'],
-    embed_dim=SHAPE['hidden_size'],
-    hidden_dim=SHAPE['intermediate_size'],
-    num_heads=SHAPE['num_attention_heads'],
-    head_dim=64,
-    num_kv_heads=SHAPE['num_key_value_heads'],
-    rope_theta=100_000,
-    norm_eps=SHAPE['rms_norm_eps'],
-    weight_tying=True,
-  )
-  model = llama.Llama3(config, rngs=nnx.Rngs(0))
-  graphdef, state = nnx.split(model)
-  state = jax.tree.map(lambda x: x.astype(jnp.float32), state)
-  model = nnx.merge(graphdef, state)
+  model = smollm2.tunix_model(layers)
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4, b2=0.95))
   optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
   tokens = jnp.asarray(random_tokens())
@@ -157,67 +106,18 @@ def random_tokens():
   import numpy as np
 
   generator = np.random.default_rng(0)
-  tokens = generator.integers(0, SHAPE['vocab_size'], (BATCH, LENGTH))
+  tokens = generator.integers(0, smollm2.SHAPE['vocab_size'], (BATCH, LENGTH))
   return tokens.astype(np.int32)
 
 
-def contestant(name, layers):
-  return {
-    'ours': lambda: make_ours(layers),
-    'hf_4x512': lambda: make_hf(layers, BATCH),
-    'hf_1x512': lambda: make_hf(layers, 1),
-    'tunix': lambda: make_tunix(layers),
-  }[name]()
-
-
-def main():
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--steps', type=int, default=5, help='timed ones')
-  parser.add_argument('--layers', type=int, default=30)
-  parser.add_argument('--tunix', type=pathlib.Path, help='its environment')
-  parser.add_argument('--contestant', help=argparse.SUPPRESS)
-  options = parser.parse_args()
-  layers = options.layers
-  if options.contestant:
-    contest.serve(contestant(options.contestant, layers))
-    return
-  pythons = dict.fromkeys(CONTESTANTS, sys.executable)
-  if options.tunix:
-    pythons['tunix'] = str(options.tunix / 'bin' / 'python')
-  seen = contest.race(
-    {
-      name: [python, __file__, f'--contestant={name}', f'--layers={layers}']
-      for name, python in pythons.items()
-    },
-    options.steps,
-  )
-  tokens = BATCH * LENGTH
-  rate = {name: tokens / figures['seconds'] for name, figures in seen.items()}
-  # On a machine that is shared, the time on its cores says more.
-  cores = os.cpu_count()
-  cpu_rate = {
-    name: tokens * cores / figures['cpu_seconds']
-    for name, figures in seen.items()
-  }
-  hf = [name for name in seen if name.startswith('hf')]
-  best, best_cpu = max(hf, key=rate.get), max(hf, key=cpu_rate.get)
-  result = {
-    'name': f'train_step, {layers} layers',
-    'ours': round(rate['ours'], 1),
-    'peer': round(rate[best], 1),
-    'ratio': round(rate['ours'] / rate[best], 2),
-    'cpu_ratio': round(cpu_rate['ours'] / cpu_rate[best_cpu], 2),
-    'tokens_per_second': {k: round(v, 1) for k, v in rate.items()},
-    'tokens_per_second_of_all_cores': {
-      k: round(v, 1) for k, v in cpu_rate.items()
-    },
-    'peak_gib': {name: round(f['gib'], 2) for name, f in seen.items()},
-    'machine': f'{cores} cores, {platform.machine()}',
-  }
-  print(json.dumps(result))
-
+CONTESTANTS = {
+  'ours': ('ours', make_ours),
+  'hf_4x512': ('hf', lambda layers: make_hf(layers, BATCH)),
+  'hf_1x512': ('hf', lambda layers: make_hf(layers, 1)),
+  'tunix': ('tunix', make_tunix),
+}
 
 if __name__ == '__main__':
-  main()
+  contest.main(
+    __doc__, 'train_step', CONTESTANTS, tokens=BATCH * LENGTH, steps=5
+  )
