@@ -208,6 +208,38 @@ def test_the_sampler_compiles_for_a_pod(function):
   assert 0 < found['peak_gib'] < 0.1
 
 
+@pytest.mark.libtpu
+def test_eight_bits_are_fewer_bytes_on_a_tpu():
+  """And no token gathers weights from chips that decode other samples."""
+  found = {}
+  for int8 in (False, True):
+    done, found[int8] = compile_for(
+      '--config=configs/toy.py',
+      '--function=decode',
+      '--topology=v5e:2x2',
+      '--config.mesh.fsdp=-1',
+      '--config.model.dtype=bfloat16',
+      '--config.model.num_layers=1',
+      '--config.model.embed_dim=1024',
+      '--config.model.ffn_dim=4096',
+      '--config.agent.max_prompt_tokens=64',
+      '--config.agent.max_action_tokens=16',
+      '--config.rl.states_per_batch=4',
+      '--config.rl.samples_per_state=2',
+      f'--config.sampler.int8={int8}',
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+  weights = 3 * 1024 * 4096 / 2**30  # of the MLP, a byte each
+  saved = found[False]['arguments_gib'] - found[True]['arguments_gib']
+  assert saved > 0.9 * weights
+  # Read once for each of 16 tokens.
+  saved = found[False]['hbm_gib'] - found[True]['hbm_gib']
+  assert saved > 0.9 * 16 * weights
+  for each in found.values():
+    sent = sum(kind['gib'] for kind in each['collectives'].values())
+    assert sent < 0.1 * weights
+
+
 def test_advice_names_the_keys_that_help():
   config = base.get_config()
   config.model.remat = 'dots'

@@ -12,13 +12,16 @@ import scipy.stats
 from flax import nnx
 
 from mlagent_jax import batching, sampling
+from mlagent_jax.aot import hlo
 from mlagent_jax.model import cache
+from mlagent_jax.model.cache import Seating
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import make_model
 from mlagent_jax.model.layout import right_padded
 from mlagent_jax.model.logps import make_compute_logps
-from mlagent_jax.model.sharding import make_mesh
+from mlagent_jax.model.sharding import batch_sharding, make_mesh
 from mlagent_jax.sampling import drawing
+from mlagent_jax.sampling.programs import Slots
 
 V = 31
 CONFIG = ModelConfig(
@@ -472,3 +475,37 @@ def test_prompts_are_padded_by_a_quarter_at_most():
     assert bucket >= length and bucket % 64 == 0
     assert bucket - length < max(64, length / 4)
   assert len({sampling.prefill_bucket(n) for n in range(1, 4097)}) == 20
+
+
+def test_decoding_on_a_mesh_does_not_gather_the_weights():
+  """They are laid out for decoding once, when they are loaded."""
+  mesh = make_mesh(1, 4, 2, devices=jax.devices()[:8])
+  config = dataclasses.replace(
+    CONFIG, embed_dim=64, ffn_dim=256, vocab_size=512, num_kv_heads=4
+  )
+  graphdef, params = make_model(config, 0, mesh)
+  room = sampling.Room(8, 4, 2, prompt_length=8, sample_length=4, shards=4)
+  programs = sampling.make_programs(graphdef, room, STOPS, mesh)
+  weights = programs.prepare(params)
+  cache = programs.allocate(weights)
+  place = batch_sharding(mesh)
+
+  def zeros(*shape, dtype='int32'):
+    return jax.device_put(np.zeros(shape, dtype), place)
+
+  each, real = zeros(4, 2), zeros(4, 2, dtype='float32')
+  done, seeds = zeros(4, 2, dtype='bool'), zeros(4, 2, dtype='uint32')
+  slots = Slots(each, done, each, seeds, real, real, each, each)
+  seating = Seating(zeros(4, 1), zeros(4, 1, 2), each, each)
+  arguments = weights, cache, slots, seating, np.int32(8), None
+  text = programs.decode.lower(*arguments).compile().as_text()
+  size = sum(x.nbytes for x in jax.tree.leaves(params))
+  sent = hlo.traffic(text, 8).sent_bytes
+  assert sum(sent.values()) / room.chunk < size / 20
+  # In eight bits they are laid out alike.
+  rounded = sampling.make_programs(graphdef, room, STOPS, mesh, int8=True)
+  for layer, other in zip(weights.layers, rounded.prepare(params).layers):
+    for name in ('gate', 'up', 'down'):
+      wanted = layer[1]['mlp'][name][...].sharding
+      found = other[1]['mlp'][name].get_value()
+      assert found.values.sharding == wanted and 'fsdp' not in wanted.spec

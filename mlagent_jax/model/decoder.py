@@ -5,7 +5,6 @@ static graphdef and a pytree of parameters; `nnx.merge(graphdef, params)` is
 the model again, inside or outside of jit.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +19,11 @@ from mlagent_jax.model.int8 import INPUT_AXES, quantise
 from mlagent_jax.model.layers import RMSNorm, SwiGLU, rotary_angles
 from mlagent_jax.model.layout import Layout, right_padded
 from mlagent_jax.model.linear import parameter
-from mlagent_jax.model.sharding import constrain, state_shardings
+from mlagent_jax.model.sharding import (
+  axes_of_scale,
+  constrain,
+  state_shardings,
+)
 
 # What the backward pass of a block may keep (ModelConfig.remat).
 _REMAT = {
@@ -241,7 +244,10 @@ class Unstacked(NamedTuple):
 
   A scan over stacked layers copies each layer's weights out of the stack
   before it uses them, which costs nothing beside a whole prompt, but as much
-  as the product itself beside one token of every sample.
+  as the product itself beside one token of every sample. Nor is any matrix
+  split over devices that decode different samples, as for training: it would
+  be gathered again for every token. Each of them has a copy, split over the
+  devices of one batch part alone.
 
   Attributes:
     rest: graphdef and parameters of the decoder without its blocks.
@@ -272,21 +278,38 @@ def unstack(
       axes = parameter.get_metadata('out_sharding')[1:]
       value = parameter[...][number]
       inputs = INPUT_AXES.get(jax.tree_util.keystr(path[-1:], simple=True))
-      if int8 and inputs:
-        rounded = quantise(value, inputs)
-        values = constrain(rounded.values, axes)
-        value = dataclasses.replace(rounded, values=values)
-      else:
-        value = constrain(value.astype(config.dtype), axes)
-      taken = parameter.replace(value)
-      taken.set_metadata(out_sharding=axes)
-      return taken
+      rounds = int8 and inputs
+      value = quantise(value, inputs) if rounds else value.astype(config.dtype)
+      return _placed(parameter, value, axes)
 
-    return jax.tree.map_with_path(
-      take, stacked, is_leaf=lambda node: isinstance(node, nnx.Variable)
-    )
+    return jax.tree.map_with_path(take, stacked, is_leaf=_is_variable)
+
+  def take_rest(parameter):
+    axes = parameter.get_metadata('out_sharding')
+    return _placed(parameter, parameter[...].astype(config.dtype), axes)
 
   rest, params = nnx.split(model)
-  params = jax.tree.map(lambda x: x.astype(config.dtype), params)
+  params = jax.tree.map(take_rest, params, is_leaf=_is_variable)
   layers = tuple((block, one_layer(n)) for n in range(config.num_layers))
   return Unstacked((rest, params), layers)
+
+
+def _is_variable(node) -> bool:
+  return isinstance(node, nnx.Variable)
+
+
+def _decoding_axes(axes):
+  """Every device that decodes has all of `embed`, see `Unstacked`."""
+  return tuple(None if axis == 'embed' else axis for axis in axes)
+
+
+def _placed(parameter, value, axes):
+  """The parameter with another value (an array, or `Int8`), laid out."""
+  axes = _decoding_axes(axes)
+
+  def place(x):
+    return constrain(x, axes_of_scale(x.shape, axes))
+
+  taken = parameter.replace(jax.tree.map(place, value))
+  taken.set_metadata(out_sharding=axes)
+  return taken

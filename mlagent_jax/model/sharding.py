@@ -99,6 +99,13 @@ def fitting(
   )
 
 
+def axes_of_scale(
+  shape: Sequence[int], axes: Sequence[str | None]
+) -> tuple[str | None, ...]:
+  """`axes`, with None where one number stands for a whole axis."""
+  return tuple(None if n == 1 else axis for n, axis in zip(shape, axes))
+
+
 def check_divides(mesh, shape: Sequence[int], axes, what: str) -> None:
   """Raises ValueError, with numbers, if an axis cannot be split evenly."""
   for size, axis in zip(shape, axes, strict=True):
@@ -287,13 +294,17 @@ def state_shardings(state, mesh: jax.sharding.Mesh):
     if not _is_variable(node):
       return logical_sharding(mesh, ())
     axes = _logical_axes(node)
-    value = node.get_value()
-    if len(axes) != len(value.shape):  # such as a factored second moment
-      return node.replace(logical_sharding(mesh, ()))
     name = jax.tree_util.keystr(path, simple=True, separator='.')
-    axes = fitting(mesh, value.shape, axes)
-    check_divides(mesh, value.shape, axes, f'parameter {name}')
-    return node.replace(logical_sharding(mesh, axes))
+
+    def of(shape):
+      if len(axes) != len(shape):  # such as a factored second moment
+        return logical_sharding(mesh, ())
+      split = fitting(mesh, shape, axes_of_scale(shape, axes))
+      check_divides(mesh, shape, split, f'parameter {name}')
+      return logical_sharding(mesh, split)
+
+    # Arrays, or such as a matrix in eight bits with its scales.
+    return node.replace(jax.tree.map(lambda x: of(x.shape), node.get_value()))
 
   return jax.tree.map_with_path(sharding, state, is_leaf=_is_variable)
 
