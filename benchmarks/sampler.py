@@ -92,7 +92,7 @@ class _Numbers:
     return ' '.join(str(int(token)) for token in ids)
 
   def bos_id(self):
-    return 1
+    return 0  # none: the prompts are whole
 
   def eos_id(self):
     return 2
