@@ -55,8 +55,8 @@ def get_config() -> config_dict.ConfigDict:
   # The sampler's, over the devices of one process: each process samples with
   # its own copy of the parameters. All 0: `mesh` if there is one process, else
   # `model` as there as far as it fits and the rest as `fsdp`. For decoding each
-  # device of `data` and `fsdp` has all weights (of its part of `model`), so that
-  # no token waits for them: a larger `model` here takes less memory.
+  # device of `data` and `fsdp` has all weights (of its part of `model`), so
+  # that no token waits for them: a larger `model` here takes less memory.
   config.sampler_mesh = config_dict.ConfigDict()
   config.sampler_mesh.data = 0
   config.sampler_mesh.fsdp = 0
