@@ -76,7 +76,7 @@ def get_config() -> config_dict.ConfigDict:
     'Execute Script',
     'Final Answer',
   )
-  # Understand File and Edit Script (AI) need one: 'endpoint'.
+  # Understand File and Edit Script (AI) need one: 'endpoint', 'policy'.
   config.agent.editor = ''
 
   # A model behind an OpenAI-compatible endpoint, for collect.expert and
@@ -97,7 +97,17 @@ def get_config() -> config_dict.ConfigDict:
   config.endpoint.max_prompt_tokens = 12_000
   config.endpoint.max_reply_tokens = 1000
   config.endpoint.max_edit_tokens = 4096
+  config.endpoint.max_idea_tokens = 2048  # of a list of 25 ideas
   config.endpoint.temperature = 1.0
+
+  # A policy of ours, in this process, where collect.expert or agent.editor is
+  # 'policy'; how long its prompts and answers may be, and their temperature,
+  # are in `endpoint`.
+  config.policy = config_dict.ConfigDict()
+  # The work directory of a run, or a folder of `weights import`.
+  config.policy.checkpoint = ''
+  config.policy.stage = ''  # of a run: untrained, sft, rl; '': its last
+  config.policy.slots = 8  # answers written at once
 
   # Of every stage that samples replies.
   config.sampler = config_dict.ConfigDict()
@@ -142,7 +152,8 @@ def get_config() -> config_dict.ConfigDict:
   config.reward.neutral_cap = 0
 
   config.collect = config_dict.ConfigDict()
-  # 'scripted', or 'endpoint': a chat model writes the ideas and the replies.
+  # 'scripted'; 'endpoint' or 'policy': a chat model writes the ideas and the
+  # replies.
   config.collect.expert = 'scripted'
   config.collect.ideas = 100
   config.collect.diverse_ideas = 10

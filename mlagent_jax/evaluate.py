@@ -25,6 +25,8 @@ import sys
 
 from absl import app, flags, logging
 
+from mlagent_jax import agent_flags
+
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder for the results; made if missing.'
 )
@@ -49,21 +51,9 @@ _TASKS = flags.DEFINE_list(
 _EPISODES = flags.DEFINE_integer('episodes', 8, 'A task and agent.')
 _MAX_STEPS = flags.DEFINE_integer('max_steps', 15, 'Of an episode.')
 _MAX_MINUTES = flags.DEFINE_float('max_minutes', 30.0, 'Of an episode.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of everything that is drawn.')
-_TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Of policies.')
-_PROTOCOL = flags.DEFINE_enum(
-  'protocol',
-  None,
-  ['compact', 'full'],
-  "Of replies; default: the training run's, else compact.",
-)
 _MAX_PROMPT_TOKENS = flags.DEFINE_integer(
   'max_prompt_tokens', 0, "That policies may read; 0: the training run's."
 )
-_SANDBOX = flags.DEFINE_string(
-  'sandbox', 'auto', 'docker, bubblewrap, process; auto: the strongest ready.'
-)
-_WORKERS = flags.DEFINE_integer('workers', 2, 'Scripts at once.')
 _AT_ONCE = flags.DEFINE_integer(
   'at_once', 16, 'Episodes in flight; also the batch of a policy.'
 )
@@ -76,21 +66,8 @@ _DOLLARS = flags.DEFINE_float(
 _SAMPLES = flags.DEFINE_integer(
   'bootstrap_samples', 10_000, 'Of intervals and tests.'
 )
-_BASE_URL = flags.DEFINE_string(
-  'base_url', '', "Of endpoint:MODEL; default: $OPENAI_BASE_URL or OpenAI's."
-)
-_KEY = flags.DEFINE_string(
-  'api_key_variable', 'OPENAI_API_KEY', 'Variable that holds the key.'
-)
-_PROMPT_PRICE = flags.DEFINE_float('prompt_price', 0.0, 'Per million tokens.')
-_COMPLETION_PRICE = flags.DEFINE_float(
-  'completion_price', 0.0, 'Per million tokens.'
-)
-_MAX_COST = flags.DEFINE_float('max_cost', 0.0, 'Money to spend; 0: no limit.')
-_MAX_REPLY_TOKENS = flags.DEFINE_integer(
-  'max_reply_tokens', 1000, 'Of a reply of endpoint:MODEL.'
-)
 flags.mark_flag_as_required('workdir')
+flags.adopt_module_key_flags(agent_flags)
 
 
 def main(argv):
@@ -128,25 +105,18 @@ def _plan(run):
     episodes=_EPISODES.value,
     max_steps=_MAX_STEPS.value,
     max_seconds=60 * _MAX_MINUTES.value,
-    seed=_SEED.value,
-    temperature=_TEMPERATURE.value,
-    protocol=_PROTOCOL.value,
+    seed=agent_flags.SEED.value,
+    temperature=agent_flags.TEMPERATURE.value,
+    protocol=agent_flags.PROTOCOL.value,
     max_prompt_tokens=_MAX_PROMPT_TOKENS.value,
-    sandbox=_SANDBOX.value,
-    workers=_WORKERS.value,
+    sandbox=agent_flags.SANDBOX.value,
+    workers=agent_flags.WORKERS.value,
     at_once=_AT_ONCE.value,
     reuse_executions=_REUSE.value,
     dollars_per_hour=_DOLLARS.value,
     bootstrap_samples=_SAMPLES.value,
-    endpoint=run.contestants.EndpointOptions(
-      base_url=_BASE_URL.value,
-      api_key_variable=_KEY.value,
-      prompt_price=_PROMPT_PRICE.value,
-      completion_price=_COMPLETION_PRICE.value,
-      max_cost=_MAX_COST.value,
-      ledger=folder / 'endpoint.jsonl',
-      max_prompt_tokens=_MAX_PROMPT_TOKENS.value or 12_000,
-      max_reply_tokens=_MAX_REPLY_TOKENS.value,
+    endpoint=agent_flags.endpoint_options(
+      folder, max_prompt_tokens=_MAX_PROMPT_TOKENS.value or 12_000
     ),
   )
 

@@ -29,6 +29,8 @@ import sys
 
 from absl import app, flags, logging
 
+from mlagent_jax import agent_flags
+
 _TASK = flags.DEFINE_string('task', None, 'Your folder; it is only read.')
 _AGENT = flags.DEFINE_string(
   'agent',
@@ -65,27 +67,8 @@ _DESCRIPTION = flags.DEFINE_string(
 _SECONDS = flags.DEFINE_float('seconds', 600.0, 'Limit of one run.')
 _MEMORY = flags.DEFINE_integer('memory_mb', 8192, 'Limit of one run, MiB.')
 _CPUS = flags.DEFINE_float('cpus', 1.0, 'Of one run.')
-_SANDBOX = flags.DEFINE_string(
-  'sandbox', 'auto', 'docker, bubblewrap, process; auto: the strongest ready.'
-)
-_WORKERS = flags.DEFINE_integer('workers', 2, 'Scripts at once.')
-_PROTOCOL = flags.DEFINE_enum(
-  'protocol', None, ['compact', 'full'], "Default: the agent's own."
-)
-_TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Of sampling.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of held-back rows and draws.')
-_BASE_URL = flags.DEFINE_string(
-  'base_url', '', "Of endpoint:MODEL; default: $OPENAI_BASE_URL or OpenAI's."
-)
-_KEY = flags.DEFINE_string(
-  'api_key_variable', 'OPENAI_API_KEY', 'Variable that holds the key.'
-)
-_PROMPT_PRICE = flags.DEFINE_float('prompt_price', 0.0, 'Per million tokens.')
-_COMPLETION_PRICE = flags.DEFINE_float(
-  'completion_price', 0.0, 'Per million tokens.'
-)
-_MAX_COST = flags.DEFINE_float('max_cost', 0.0, 'Money to spend; 0: no limit.')
 flags.mark_flags_as_required(['task', 'agent', 'out'])
+flags.adopt_module_key_flags(agent_flags)
 
 _UNITS = {'s': 1, 'm': 60, 'h': 3600}
 
@@ -130,11 +113,10 @@ def budget_seconds(text: str) -> float:
 
 
 def _plan(run, out: pathlib.Path):
-  from mlagent_jax.environment import task_own
-  from mlagent_jax.stages.evaluation import contestants
+  from mlagent_jax.environment import task_wish
 
   return run.Plan(
-    wish=task_own.Wish(
+    wish=task_wish.Wish(
       folder=pathlib.Path(_TASK.value).expanduser(),
       script=_SCRIPT.value,
       data=_DATA.value,
@@ -154,19 +136,12 @@ def _plan(run, out: pathlib.Path):
     budget_seconds=budget_seconds(_BUDGET.value),
     best_of=_BEST_OF.value,
     max_steps=_MAX_STEPS.value,
-    endpoint=contestants.EndpointOptions(
-      base_url=_BASE_URL.value,
-      api_key_variable=_KEY.value,
-      prompt_price=_PROMPT_PRICE.value,
-      completion_price=_COMPLETION_PRICE.value,
-      max_cost=_MAX_COST.value,
-      ledger=out / 'endpoint.jsonl',
-    ),
-    protocol=_PROTOCOL.value,
-    sandbox=_SANDBOX.value,
-    workers=_WORKERS.value,
-    temperature=_TEMPERATURE.value,
-    seed=_SEED.value,
+    endpoint=agent_flags.endpoint_options(out),
+    protocol=agent_flags.PROTOCOL.value,
+    sandbox=agent_flags.SANDBOX.value,
+    workers=agent_flags.WORKERS.value,
+    temperature=agent_flags.TEMPERATURE.value,
+    seed=agent_flags.SEED.value,
   )
 
 

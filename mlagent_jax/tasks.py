@@ -28,6 +28,7 @@ import rich.console
 import rich.table
 
 from mlagent_jax import paths
+from mlagent_jax.commands import Commands
 from mlagent_jax.environment import (
   blobs,
   custom_grading,
@@ -47,39 +48,30 @@ _SUITES = ('offline',)
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one command; the exit code: 0 well, 1 a check failed, 2 an error."""
-  options = _parser().parse_args(arguments)
-  try:
-    return options.command(options)
-  except (
-    blobs.DiskFullError,
-    records.SandboxUnavailable,
-    task_folder.TaskError,
-  ) as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='python -m mlagent_jax.tasks',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  return _commands().run(
+    arguments,
+    lambda: (
+      blobs.DiskFullError,
+      records.SandboxUnavailable,
+      task_folder.TaskError,
+    ),
   )
-  commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
-  def command(name, function, text):
-    added = commands.add_parser(name, help=text, description=text)
-    added.set_defaults(command=function)
-    return added
 
-  command('list', _list, 'Shows every task and whether its data is prepared.')
-  some = command('prepare', _prepare, 'Downloads and prepares data, once.')
+def _commands() -> Commands:
+  commands = Commands('tasks', __doc__)
+  commands.add(
+    'list', _list, 'Shows every task and whether its data is prepared.'
+  )
+  some = commands.add('prepare', _prepare, 'Downloads and prepares data, once.')
   _add_choice(some)
-  some = command('check', _check, 'Runs starters: each must score its m_init.')
+  some = commands.add(
+    'check', _check, 'Runs starters: each must score its m_init.'
+  )
   _add_choice(some)
   _add_sandbox(some)
   _add_check(some)
-  one = command('exec', _exec, 'Runs a script in place of the starter.')
+  one = commands.add('exec', _exec, 'Runs a script in place of the starter.')
   one.add_argument('--task', required=True, help='name, or folder')
   one.add_argument(
     '--script', required=True, type=pathlib.Path, help='a Python file'
@@ -88,15 +80,19 @@ def _parser() -> argparse.ArgumentParser:
   one.add_argument(
     '--time_limit', type=float, metavar='SECONDS', help="instead of the task's"
   )
-  one = command('grade', _grade, 'Prints the scores of a submission as JSON.')
+  one = commands.add(
+    'grade', _grade, 'Prints the scores of a submission as JSON.'
+  )
   one.add_argument('--task', required=True, help='name, or folder')
   one.add_argument(
     '--submission', required=True, type=pathlib.Path, help='a CSV file'
   )
   _add_sandbox(one)
-  _add_import(command('import', _import, 'Imports a task of another project.'))
-  command('reap', _reap, 'Removes what killed runs left on this machine.')
-  return parser
+  _add_import(
+    commands.add('import', _import, 'Imports a task of another project.')
+  )
+  commands.add('reap', _reap, 'Removes what killed runs left on this machine.')
+  return commands
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:

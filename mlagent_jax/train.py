@@ -70,12 +70,17 @@ def train(config, folder: pathlib.Path, processes) -> None:
   """Runs the config's stages that `folder` has not completed."""
   import jax
 
+  from mlagent_jax.serving import policy_chat
   from mlagent_jax.stages import session as session_lib
   from mlagent_jax.stages import summary
 
   session_lib.fill_in(config, jax.device_count())
   with session_lib.open_session(
-    config, folder, jax.device_count(), processes
+    config,
+    folder,
+    jax.device_count(),
+    processes,
+    open_policy=policy_chat.open_policy,
   ) as session:
     for stage in config.stages:
       if session.result(stage) is not None:

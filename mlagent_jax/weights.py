@@ -22,38 +22,29 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from mlagent_jax.commands import Commands
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one command; the exit code: 0 well, 1 a check failed, 2 an error."""
-  options = _parser().parse_args(arguments)
-  # Here and not above, so that --help answers at once.
-  from mlagent_jax.stages import errors
 
-  try:
-    return options.command(options)
-  except errors.EXPECTED as error:
-    print(f'{type(error).__name__}: {error}', file=sys.stderr)
-    return 2
+  def expected():
+    from mlagent_jax.stages import errors
+
+    return errors.EXPECTED
+
+  return _commands().run(arguments, expected)
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='python -m mlagent_jax.weights',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  commands = parser.add_subparsers(required=True, metavar='COMMAND')
-
-  def command(name, function, text):
-    added = commands.add_parser(name, help=text, description=text)
-    added.set_defaults(command=function)
-    return added
-
-  some = command('import', _import, 'Hugging Face to ours.')
+def _commands() -> Commands:
+  commands = Commands('weights', __doc__)
+  some = commands.add('import', _import, 'Hugging Face to ours.')
   _add_source(some)
   some.add_argument('--out', required=True, help='a new folder (gs:// too)')
 
-  some = command('export', _export, 'Ours, or what a run trained, to theirs.')
+  some = commands.add(
+    'export', _export, 'Ours, or what a run trained, to theirs.'
+  )
   group = some.add_mutually_exclusive_group(required=True)
   group.add_argument('--weights', help='a folder of `import`')
   group.add_argument(
@@ -67,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     help='of every tensor; by default what they came in, else float32',
   )
 
-  some = command('check', _check, 'Ours against transformers, in float32.')
+  some = commands.add('check', _check, 'Ours against transformers, in float32.')
   _add_source(some)
   some.add_argument('--rows', type=int, default=2, help='of random tokens')
   some.add_argument('--length', type=int, default=64, help='tokens of a row')
@@ -79,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     help='the largest difference of a log-probability',
   )
 
-  some = command('logits', _logits, 'Our float32 logits of given tokens.')
+  some = commands.add('logits', _logits, 'Our float32 logits of given tokens.')
   _add_source(some)
   some.add_argument(
     '--tokens', type=pathlib.Path, required=True, help='int [B, T], .npy'
@@ -89,9 +80,11 @@ def _parser() -> argparse.ArgumentParser:
   )
   some.add_argument('--dtype', choices=('float32', 'bfloat16'), default=None)
 
-  some = command('smollm2', _smollm2, 'SmolLM2-135M-Instruct, as a GGUF file.')
+  some = commands.add(
+    'smollm2', _smollm2, 'SmolLM2-135M-Instruct, as a GGUF file.'
+  )
   some.add_argument('--out', type=pathlib.Path, required=True)
-  return parser
+  return commands
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from mlagent_jax.environment import task_own
+from mlagent_jax.environment import task_wish
 from mlagent_jax.stages.evaluation import contestants
 from mlagent_jax.stages.solving import place, run
 
@@ -96,7 +96,7 @@ def plan_of(folder, served, out, **changes):
     'sandbox': 'process',
     **changes,
   }
-  return run.Plan(wish=task_own.Wish(folder, **fields), out=out, **options)
+  return run.Plan(wish=task_wish.Wish(folder, **fields), out=out, **options)
 
 
 BY_TABLE = {'target': 'y', 'id_column': 'id', 'metric': 'mae'}

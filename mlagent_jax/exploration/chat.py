@@ -1,6 +1,6 @@
 """The one interface of everything that writes text for the explorer.
 
-An endpoint (`llm.Endpoint`) and the policy itself (`mlagent_jax.policy_chat`)
+An endpoint (`llm.Endpoint`) and the policy itself (`serving.policy_chat`)
 both are a `ChatModel`: experts, writers of ideas and the editor take either.
 """
 
@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 Message = Mapping[str, str]
+
+
+class TooLongError(RuntimeError):
+  """A prompt has more tokens than the model reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,9 @@ class ChatModel(Protocol):
       temperature: 0 takes the likeliest token.
       stop: an answer ends before any of these texts.
       seed: for the same answers again, as far as the model can.
+
+    Raises:
+      TooLongError: if the model cannot read so many tokens.
     """
 
   def count_tokens(self, messages: Sequence[Message]) -> int:

@@ -8,8 +8,8 @@ but one block of code has made a mistake, and it is the agent's step that fails.
 
 import re
 
-from mlagent_jax.environment import edits
-from mlagent_jax.exploration.chat import ChatModel
+from mlagent_jax.environment import edits, workspace
+from mlagent_jax.exploration.chat import ChatModel, TooLongError
 
 _BLOCK = re.compile(r'```[ \t]*[\w+-]*[ \t]*\n(.*?)\n?```', re.DOTALL)
 _LONGEST = 60_000  # characters of a file that are shown to the model
@@ -49,17 +49,23 @@ class ChatEditor:
     self._max_tokens = max_tokens
 
   def understand(self, text: str, question: str) -> str:
-    """Answers a question about a file; a long file is cut, and it says so."""
+    """Answers a question about a file; a long file is cut, and it says so.
+
+    Raises:
+      PathError: if it is still more than the model reads.
+    """
     shown = text[:_LONGEST]
     if len(text) > _LONGEST:
       shown += f'\n(cut here: {len(text) - _LONGEST} more characters)'
-    return self._ask(_UNDERSTAND.format(question=question, text=shown)).text
+    asked = _UNDERSTAND.format(question=question, text=shown)
+    return self._ask(asked, workspace.PathError).text
 
   def edit(self, text: str, instruction: str) -> str:
     """The whole text, edited.
 
     Raises:
-      EditError: if the answer was cut or holds no single block of code.
+      EditError: if the text is more than the model reads, or the answer was cut
+        or holds no single block of code.
     """
     if len(text) > _LONGEST:
       raise edits.EditError(
@@ -67,7 +73,7 @@ class ChatEditor:
         f' {_LONGEST}. Use Edit Script Lines.'
       )
     question = _EDIT.format(instruction=instruction, text=text.rstrip('\n'))
-    answer = self._ask(question)
+    answer = self._ask(question, edits.EditError)
     if answer.finish_reason == 'length':
       raise edits.EditError(
         f'The editor needed more than {self._max_tokens} tokens for the whole'
@@ -81,9 +87,13 @@ class ChatEditor:
       )
     return blocks[0].rstrip('\n') + '\n'
 
-  def _ask(self, text: str):
+  def _ask(self, text: str, refusal: type[Exception]):
     message = {'role': 'user', 'content': text}
-    (answer,) = self._model.complete(
-      [message], max_tokens=self._max_tokens, temperature=0.0
-    )
+    try:
+      (answer,) = self._model.complete(
+        [message], max_tokens=self._max_tokens, temperature=0.0
+      )
+    except TooLongError as error:
+      # The agent chose the file; the run goes on.
+      raise refusal(f'The editor cannot read so much: {error}') from error
     return answer

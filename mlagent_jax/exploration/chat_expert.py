@@ -8,7 +8,7 @@ added up, for reports.
 
 from collections.abc import Collection, Sequence
 
-from mlagent_jax.agent import prompts
+from mlagent_jax.agent import history, prompts
 from mlagent_jax.environment.records import ActionName, Snapshot, Step
 from mlagent_jax.exploration import accounting
 from mlagent_jax.exploration.chat import ChatModel
@@ -65,18 +65,28 @@ class ChatExpert:
     script: str,
     steps: Sequence[Step],
   ) -> str:
-    """The next reply; raises what the model raises, and PromptTooLong."""
-    messages = prompts.build_prompt(
-      task,
-      steps,
-      snapshot,
-      script,
-      protocol=self._protocol,
-      budget_tokens=self._budget_tokens,
-      count_tokens=self._model.count_tokens,
-      allowed=self._allowed,
-      ideas=self._ideas,
-    )
+    """The next reply; empty if the agent made its script too long to read.
+
+    Raises:
+      PromptTooLong: if the task's own script is.
+      RuntimeError: what the model raises.
+    """
+    try:
+      messages = prompts.build_prompt(
+        task,
+        steps,
+        snapshot,
+        script,
+        protocol=self._protocol,
+        budget_tokens=self._budget_tokens,
+        count_tokens=self._model.count_tokens,
+        allowed=self._allowed,
+        ideas=self._ideas,
+      )
+    except history.PromptTooLong:
+      if not steps:
+        raise
+      return ''
     (answer,) = self._model.complete(
       messages,
       max_tokens=self._max_tokens,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 
 from mlagent_jax.exploration import accounting
-from mlagent_jax.exploration.chat import Completion, Message
+from mlagent_jax.exploration.chat import Completion, Message, TooLongError
 
 # Characters a token of English or code, at the least; for reservations.
 _CHARACTERS_PER_TOKEN = 2.5
@@ -129,6 +129,7 @@ class Endpoint:
     """See `chat.ChatModel`.
 
     Raises:
+      TooLongError: if the endpoint says so of the prompt.
       EndpointError: if the endpoint fails for good.
       CostCeilingError: if the answer might cost more than what is left.
     """
@@ -231,6 +232,9 @@ class _Translated:
       advice = f'fails {tries}'
     else:
       advice = 'sent what is no answer'
-    raise EndpointError(
+    kind = EndpointError
+    if getattr(error, 'code', None) == 'context_length_exceeded':
+      kind = TooLongError
+    raise kind(
       f'{self._endpoint.where} {advice}: {str(error)[:500]}'
     ) from error

@@ -194,7 +194,7 @@ def _generation(body, prompt, max_tokens, logprobs, limits) -> Generation:
   return Generation(
     tuple(prompt),
     settings,
-    _seeds(seed, n),
+    sample_seeds(seed, n),
     _stops(body.get('stop')),
     _boolean(body, 'stream'),
     bool(options.get('include_usage')),
@@ -203,7 +203,7 @@ def _generation(body, prompt, max_tokens, logprobs, limits) -> Generation:
   )
 
 
-def _seeds(seed: int | None, n: int) -> tuple[int, ...]:
+def sample_seeds(seed: int | None, n: int) -> tuple[int, ...]:
   """One seed a sample; sample i of a seed is the same whatever n is."""
   if seed is None:
     seed = secrets.randbits(63)

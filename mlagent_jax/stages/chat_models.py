@@ -1,16 +1,19 @@
 """Chat models of a config: who `collect.expert` and `agent.editor` name.
 
-They cost money, so everything about them that can be wrong is found before a
-stage begins; what they cost is in `endpoint.jsonl` of the work directory, and
-counts against `endpoint.max_cost` in every later start too.
+Everything about them that can be wrong is found before a stage begins. What an
+endpoint costs is in `endpoint.jsonl` of the work directory, and counts against
+`endpoint.max_cost` in every later start too; what a policy of our own takes is
+in `policy.jsonl`.
 """
 
+import contextlib
 import pathlib
+from collections.abc import Callable
 
 from mlagent_jax.exploration import accounting, chat_editor, llm
 from mlagent_jax.exploration.chat import ChatModel
 
-KINDS = ('endpoint',)
+KINDS = ('endpoint', 'policy')
 EXPERTS = ('scripted', *KINDS)
 EDITORS = ('', *KINDS)
 
@@ -18,25 +21,49 @@ EDITORS = ('', *KINDS)
 class ChatModels:
   """Makes each chat model of a config once, when it is first asked for.
 
+  Use it in a `with` statement: a policy's engine ends with it.
+
   Args:
     config: the whole config.
-    folder: the work directory; the ledger is in it.
+    folder: the work directory; ledgers are in it.
+    open_policy: (config, folder) -> a context that gives the policy; from
+      `serving.policy_chat`, which only entries know.
   """
 
-  def __init__(self, config, folder: pathlib.Path):
+  def __init__(
+    self,
+    config,
+    folder: pathlib.Path,
+    open_policy: Callable[..., contextlib.AbstractContextManager[ChatModel]],
+  ):
     self._config = config
     self._folder = folder
+    self._open_policy = open_policy
     self._made: dict[str, ChatModel] = {}
+    self._opened = contextlib.ExitStack()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self._opened.close()
 
   def get(self, kind: str) -> ChatModel:
     """The chat model of a kind.
 
     Raises:
       EndpointError: if it cannot be used.
+      ConfigError, WeightsError, CheckpointError: if a policy cannot be opened.
       ValueError: if the config's numbers make no sense.
     """
     if kind not in self._made:
-      self._made[kind] = make_endpoint(self._config.endpoint, self._folder)
+      if kind == 'policy':
+        made = self._opened.enter_context(
+          self._open_policy(self._config, self._folder)
+        )
+      else:
+        made = make_endpoint(self._config.endpoint, self._folder)
+      self._made[kind] = made
     return self._made[kind]
 
   def editor(self) -> chat_editor.ChatEditor | None:

@@ -92,6 +92,7 @@ def _written_ideas(session: Session, name: str) -> list:
       task,
       script,
       settings.ideas,
+      max_tokens=session.config.endpoint.max_idea_tokens,
       seed=session.config.seed,
       on_done=lambda new: bar(steps=new),
     )

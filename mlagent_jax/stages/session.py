@@ -7,7 +7,7 @@ is found here, with numbers.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import config_dict
 
@@ -227,6 +227,13 @@ def check_config(
   ):
     if value not in choices:
       raise ConfigError(f'{key}: {value!r} is none of {choices}')
+  asked = (config.collect.expert, config.agent.editor)
+  if 'policy' in asked and num_local not in (None, num_devices):
+    raise ConfigError(
+      "collect.expert or agent.editor is 'policy', which one process alone can"
+      f' ask, but there are {num_devices // num_local}: serve it (python -m'
+      " mlagent_jax.serve) and use 'endpoint'"
+    )
   kind, image = config.environment.sandbox, config.environment.docker_image
   if image != IMAGE and kind != 'docker':
     raise ConfigError(
@@ -262,6 +269,7 @@ def open_session(
   folder: pathlib.Path,
   num_devices: int,
   processes: processes_lib.Processes | None = None,
+  open_policy: Callable | None = None,
 ) -> Iterator[Session]:
   """Checks everything that can be checked, and opens what stages need.
 
@@ -270,6 +278,8 @@ def open_session(
     folder: the work directory; all processes see it.
     num_devices: devices of all processes together.
     processes: this one among all; alone by default.
+    open_policy: see `chat_models.ChatModels`; needed where a chat model of the
+      config is 'policy'.
 
   Raises:
     ConfigError, WorkdirError, TaskError, SandboxUnavailable: see there.
@@ -284,7 +294,9 @@ def open_session(
     opened = []
 
     def open_host_side():
-      opened.append(stack.enter_context(_host_side(config, folder, tasks)))
+      opened.append(
+        stack.enter_context(_host_side(config, folder, tasks, open_policy))
+      )
 
     processes.leader_does(open_host_side)
     if opened:
@@ -296,7 +308,9 @@ def open_session(
 
 
 @contextlib.contextmanager
-def _host_side(config, folder: pathlib.Path, tasks) -> Iterator[tuple]:
+def _host_side(
+  config, folder: pathlib.Path, tasks, open_policy
+) -> Iterator[tuple]:
   """What process 0 has: work directory, log, environment, pool, models."""
   allowed = allowed_actions(config)
   place = workdir.open_workdir(folder, config)
@@ -309,10 +323,12 @@ def _host_side(config, folder: pathlib.Path, tasks) -> Iterator[tuple]:
       )
   for task in tasks.values():
     prepared.prepare_task(task)
-  models = chat_models.ChatModels(config, folder)
-  with sandbox.make_sandbox(
-    config.environment.sandbox, **_sandbox_options(config.environment)
-  ) as box:
+  with (
+    chat_models.ChatModels(config, folder, open_policy) as models,
+    sandbox.make_sandbox(
+      config.environment.sandbox, **_sandbox_options(config.environment)
+    ) as box,
+  ):
     store = blobs.BlobStore(folder / 'blobs')
     try:
       if 'collect' in config.stages and config.collect.expert != 'scripted':

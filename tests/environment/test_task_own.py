@@ -12,6 +12,7 @@ from mlagent_jax.environment import (
   prepared,
   task_folder,
   task_own,
+  task_wish,
 )
 from mlagent_jax.environment.records import Completed, OutcomeKind
 
@@ -87,7 +88,7 @@ def wish_of(folder, **fields):
     'memory_mb': 512,
     **fields,
   }
-  return task_own.complete(task_own.Wish(folder, **fields))
+  return task_wish.complete(task_wish.Wish(folder, **fields))
 
 
 def ready(folder):
@@ -205,7 +206,7 @@ def test_what_is_no_score_is_refused(
 def test_everything_that_is_missing_is_asked_for_at_once(mine):
   (mine / 'other.csv').write_text('a,b\n1,2\n')
   with pytest.raises(task_folder.TaskError) as caught:
-    task_own.complete(task_own.Wish(mine))
+    task_wish.complete(task_wish.Wish(mine))
   text = str(caught.value)
   assert '--script: which one to improve: helper.py, train.py' in text
   assert '--data: which table' in text

@@ -17,11 +17,12 @@ import numpy as np
 import openai
 import pytest
 
-from configs import base
 from mlagent_jax import batching
 from mlagent_jax.agent import tokenizer as tokenizer_lib
+from mlagent_jax.exploration import chat as chat_lib
 from mlagent_jax.model.logps import make_compute_logps
-from mlagent_jax.stages import trained, workdir
+from mlagent_jax.serving import models, policy_chat
+from mlagent_jax.stages import trained
 
 # A busy machine may take minutes to compile.
 pytestmark = pytest.mark.timeout(900)
@@ -32,24 +33,6 @@ MESSAGES = [
   {'role': 'system', 'content': 'You act.'},
   {'role': 'user', 'content': 'Thought: look\nAction: List Files'},
 ]
-
-
-@pytest.fixture(scope='module')
-def run_folder(tmp_path_factory):
-  """A work directory whose model is tiny, and untrained."""
-  folder = tmp_path_factory.mktemp('run') / 'tiny'
-  config = base.get_config()
-  config.model.num_layers, config.model.embed_dim = 1, 32
-  config.model.num_heads = config.model.num_kv_heads = 2
-  config.model.head_dim, config.model.ffn_dim = 16, 64
-  config.agent.max_prompt_tokens = 60
-  workdir.open_workdir(folder, config)
-  texts = [
-    'You act.\n\n',
-    'Thought: look\nAction: List Files\nAction Input: {}',
-  ]
-  tokenizer_lib.ToyTokenizer.train(texts).save(folder / 'tokenizer')
-  return folder
 
 
 class Server:
@@ -138,6 +121,32 @@ def test_a_stream_says_what_a_whole_reply_says(server):
   # Sample 0 of a seed is the same, however many are asked for.
   (alone,) = server.chat(seed=3, max_tokens=30).choices
   assert alone.message.content == first and alone.logprobs is None
+
+
+def test_the_policy_without_http_says_the_same(server, run_folder):
+  opened = models.open_model(run_folder, stage='', dtype='')
+  with policy_chat.PolicyChat(
+    opened, slots=4, prompt_tokens=60, answer_tokens=40
+  ) as chat:
+    for options in (
+      {'seed': 3, 'n': 2},
+      {'seed': 5, 'temperature': 0.7, 'stop': ['ct', 'zz']},
+      {'temperature': 0.0},
+    ):
+      answers = chat.complete(MESSAGES, max_tokens=30, **options)
+      reply = server.chat(max_tokens=30, **options)
+      for answer, choice in zip(answers, reply.choices, strict=True):
+        assert answer.text == choice.message.content
+        assert answer.finish_reason == choice.finish_reason
+      usage = reply.usage
+      assert {a.prompt_tokens for a in answers} == {usage.prompt_tokens}
+      assert sum(a.completion_tokens for a in answers) == (
+        usage.completion_tokens
+      )
+    assert chat.count_tokens(MESSAGES) == usage.prompt_tokens
+    assert chat.ledger.total.requests == 3
+    with pytest.raises(chat_lib.TooLongError, match='at most 60.*has'):
+      chat.complete([{'role': 'user', 'content': 'ab ' * 100}], max_tokens=5)
 
 
 def test_stop_strings(server):

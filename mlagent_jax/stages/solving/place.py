@@ -15,6 +15,7 @@ from mlagent_jax.environment import (
   sandbox,
   task_folder,
   task_own,
+  task_wish,
 )
 from mlagent_jax.environment.grading import Scores
 from mlagent_jax.stages import workdir
@@ -39,7 +40,7 @@ class Place:
   """
 
   out: pathlib.Path
-  wish: task_own.Wish
+  wish: task_wish.Wish
   own: task_own.OwnTask
   task: task_folder.Task
   environment: episode.Environment
@@ -47,7 +48,7 @@ class Place:
 
 @contextlib.contextmanager
 def open_place(
-  wish: task_own.Wish,
+  wish: task_wish.Wish,
   out: pathlib.Path,
   *,
   allowed: frozenset[records.ActionName],
@@ -60,7 +61,7 @@ def open_place(
   """Sets the task up, or finds it set up by an earlier start.
 
   Args:
-    wish: as `task_own.complete` returns it.
+    wish: as `task_wish.complete` returns it.
     out: the folder of results, made if missing.
     allowed: actions of the agent.
     protocol: of the agent.

@@ -10,7 +10,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from mlagent_jax.environment import episode, task_own, workers
+from mlagent_jax.environment import episode, task_wish, workers
 from mlagent_jax.exploration import chat_editor
 from mlagent_jax.stages import run_log, session, trained
 from mlagent_jax.stages.evaluation import contestants, playing
@@ -38,7 +38,7 @@ class Plan:
     seed: of the rows that are held back, and of every draw.
   """
 
-  wish: task_own.Wish
+  wish: task_wish.Wish
   agent: str
   out: pathlib.Path
   budget_seconds: float = 1800.0
@@ -65,7 +65,7 @@ def solve(plan: Plan, console: rich.console.Console) -> dict:
       raise session.ConfigError(
         f'{name} must be at least 1, not {getattr(plan, name)}'
       )
-  wish = task_own.complete(plan.wish)
+  wish = task_wish.complete(plan.wish)
 
   def say(text: str) -> None:
     console.print(rich.markup.escape(text), highlight=False, soft_wrap=True)
