@@ -115,6 +115,7 @@ def serve() -> None:
     stop_ids=opened.tokenizer.stop_ids,
     mesh=opened.mesh,
     int8=_INT8.value,
+    top_logprobs=True,
     constraint=learner.constraint(
       opened.tokenizer, opened.actions, opened.vocab_size
     )

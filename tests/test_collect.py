@@ -103,6 +103,33 @@ def test_a_chat_model_collects_stops_at_its_ceiling_and_goes_on(
   )
 
 
+def test_an_endpoint_that_fails_midway_loses_no_episode(served, tmp_path):
+  def failing(body):
+    text = answer(body)
+    if 'Final Answer\nAction' in text:
+      served.faults = [(403, {'error': {'message': 'account closed'}}, {})] * 99
+    return text
+
+  served.answer = failing
+  with (
+    session.open_session(config_of(served), tmp_path / 'run', 1) as live,
+    pytest.raises(llm.EndpointError, match='account closed'),
+  ):
+    collect.run(live)
+  file = tmp_path / 'run' / 'collect' / 'trajectories.jsonl'
+  kept = file.read_text()
+  assert 1 <= kept.count('\n') < 4
+  served.answer, served.faults = answer, []
+  with session.open_session(config_of(served), tmp_path / 'run', 1) as live:
+    assert collect.run(live)['cells']['trajectories'] == 4
+  now = file.read_text()
+  assert now.startswith(kept)
+  ids = [
+    json.loads(line)['trajectory']['trajectory_id'] for line in now.splitlines()
+  ]
+  assert sorted(ids) == [f'endpoint-cells-{n:05d}' for n in range(4)]
+
+
 @pytest.mark.parametrize(
   'changes, message',
   [

@@ -4,6 +4,7 @@ from mlagent_jax.sampling.constraint import Constraint
 from mlagent_jax.sampling.drawing import choose, restrict, uniforms
 from mlagent_jax.sampling.engine import Engine
 from mlagent_jax.sampling.programs import (
+  LIKELIEST,
   Programs,
   Room,
   make_programs,
@@ -14,6 +15,7 @@ from mlagent_jax.sampling.requests import Request, Sample, Settings
 __all__ = [
   'Constraint',
   'Engine',
+  'LIKELIEST',
   'Programs',
   'Request',
   'Room',

@@ -116,6 +116,30 @@ def _invert(weights: jax.Array, uniform: jax.Array) -> jax.Array:
   return (block * _BLOCK + index).astype(jnp.int32)
 
 
+def likeliest(
+  logits: jax.Array, count: int, *, temperature
+) -> tuple[jax.Array, jax.Array]:
+  """The likeliest tokens of each distribution, in falling order.
+
+  Args:
+    logits: [..., V] float32.
+    count: K; at most V.
+    temperature: [...] or a scalar, as of `choose`.
+
+  Returns:
+    (tokens [..., K] int32, their log-probabilities [..., K] float32), the
+    latter as `choose` gives them.
+  """
+  logps, tokens = jax.lax.top_k(_logps(logits, temperature), count)
+  return tokens.astype(jnp.int32), logps
+
+
+def _logps(logits, temperature):
+  temperature = jnp.broadcast_to(jnp.float32(temperature), logits.shape[:-1])
+  divisor = jnp.where(temperature == 0, 1.0, temperature)[..., None]
+  return jax.nn.log_softmax(logits / divisor, axis=-1)
+
+
 def choose(
   logits: jax.Array,
   uniform: jax.Array,

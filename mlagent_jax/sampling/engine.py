@@ -28,6 +28,7 @@ from mlagent_jax.model.cache import Seating
 from mlagent_jax.model.sharding import batch_sharding, logical_sharding
 from mlagent_jax.sampling.constraint import Constraint
 from mlagent_jax.sampling.programs import (
+  LIKELIEST,
   Room,
   Slots,
   make_programs,
@@ -64,6 +65,7 @@ class Engine:
     prompt_multiple: see `programs.prefill_bucket`.
     int8: see `programs.make_programs`.
     constraint: which tokens may be drawn; all without one.
+    top_logprobs: whether requests may ask for them.
 
   Raises:
     ValueError: if the room cannot be split over the mesh.
@@ -79,6 +81,7 @@ class Engine:
     prompt_multiple: int = 64,
     int8: bool = False,
     constraint: Constraint | None = None,
+    top_logprobs: bool = False,
   ):
     self.room = room
     self._mesh = mesh
@@ -89,6 +92,7 @@ class Engine:
       whole = None if mesh is None else logical_sharding(mesh, ())
       constraint = jax.device_put(constraint, whole)
     self._constraint = constraint
+    self._tells = top_logprobs
     self._params = self._weights = self._cache = None
     Z = room.shards
     self._rows = [
@@ -191,6 +195,11 @@ class Engine:
         f'max_tokens is {settings.max_tokens}; the limit is'
         f' {self.room.sample_length}'
       )
+    most = LIKELIEST if self._tells else 0
+    if settings.top_logprobs > most:
+      raise ValueError(
+        f'top_logprobs is {settings.top_logprobs}; the limit is {most}'
+      )
 
   def enqueue(self, request: Request) -> None:
     """Lets the samples of a request that fits wait for slots."""
@@ -226,25 +235,35 @@ class Engine:
       *arguments,
       np.int32(idle + 1 if waits else self.room.slots),
       self._constraint,
+      self._tell(),
     )
-    tokens, logps, counts, states = map(np.asarray, chunk)
+    tokens, logps, counts, states = map(np.asarray, chunk[:4])
     for z, b in zip(*np.nonzero(counts)):
       request, sample = self._live[z][b]
       count = int(counts[z, b])
       sample.tokens += tokens[z, b, :count].tolist()
       sample.logps += logps[z, b, :count].tolist()
+      if request.settings.top_logprobs:
+        sample.likeliest += _told(chunk.likeliest, z, b, count, request)
       self._slots.tokens[z, b] = tokens[z, b, count - 1]
       self._slots.states[z, b] = states[z, b]
       self._steps[z, b] += count
       self._end(request, sample)
     self._free_slots()
 
+  def _tell(self):
+    """Whether a live request wants the likeliest tokens; None if none may."""
+    if not self._tells:
+      return None
+    live = (entry for part in self._live for entry in part if entry)
+    return np.bool_(any(r.settings.top_logprobs for r, _ in live))
+
   def _end(self, request, sample) -> None:
     """Ends a sample where it should."""
     kept = request.stop and request.stop(sample.tokens)
     limit = request.settings.max_tokens or self.room.sample_length
     if kept is not None and kept < len(sample.tokens):
-      del sample.tokens[kept:], sample.logps[kept:]
+      del sample.tokens[kept:], sample.logps[kept:], sample.likeliest[kept:]
       sample.ended_by = 'stop'
     elif sample.tokens[-1] in self._stop_ids:
       sample.ended_by = 'stop_token'
@@ -377,3 +396,10 @@ class Engine:
       return tree
     sharding = batch_sharding(self._mesh)
     return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
+
+
+def _told(likeliest, z: int, b: int, count: int, request):
+  """The likeliest tokens of a slot's chunk, as `Sample.likeliest`."""
+  K = request.settings.top_logprobs
+  tokens, logps = (np.asarray(x)[z, b, :count, :K].tolist() for x in likeliest)
+  return [tuple(zip(*pair)) for pair in zip(tokens, logps)]

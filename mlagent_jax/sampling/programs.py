@@ -21,7 +21,7 @@ from flax import nnx
 from mlagent_jax.model import cache as kv_cache
 from mlagent_jax.model.decoder import unstack
 from mlagent_jax.model.sharding import constrain, on_mesh
-from mlagent_jax.sampling.drawing import choose, uniforms
+from mlagent_jax.sampling.drawing import choose, likeliest, uniforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,9 @@ class Room:
         )
 
 
+LIKELIEST = 20  # tokens told beside each that was drawn; as OpenAI's API
+
+
 class Slots(NamedTuple):
   """What each slot decodes, [Z, B] each.
 
@@ -92,12 +95,15 @@ class Chunk(NamedTuple):
     logps: [Z, B, C] float32, 0 beyond a slot's count.
     counts: [Z, B] int32.
     states: [Z, B] int32, see `Slots`, after these tokens.
+    likeliest: (tokens [Z, B, C, K] int32, their log-probabilities), what was
+      likeliest in place of each token; None without.
   """
 
   tokens: Any
   logps: Any
   counts: Any
   states: Any
+  likeliest: Any
 
 
 class Programs(NamedTuple):
@@ -109,9 +115,11 @@ class Programs(NamedTuple):
     prefill: (params, cache, tokens [Z, P], lengths [Z], rows [Z]) -> cache
       with one prompt of every shard in the row that is named (R for none).
       The cache is donated.
-    decode: (weights, cache, slots, seating, enough, constraint) -> (cache,
-      chunk). Ends after C tokens, or when `enough` (scalar) slots are done. The
-      constraint is None where all tokens may be drawn. The cache is donated.
+    decode: (weights, cache, slots, seating, enough, constraint, tell) ->
+      (cache, chunk). Ends after C tokens, or when `enough` (scalar) slots are
+      done. The constraint is None where all tokens may be drawn. `tell` (scalar
+      bool) says whether the likeliest tokens are found (else they are 0); None
+      leaves them out of the program. The cache is donated.
   """
 
   prepare: Callable
@@ -167,7 +175,9 @@ def make_programs(
     pair = nnx.merge(graphdef, params).prefill(tokens, lengths)
     return kv_cache.store_prompts(cache, *pair, rows)
 
-  def decode(weights, cache, slots: Slots, seating, enough, constraint):
+  def decode(
+    weights, cache, slots: Slots, seating, enough, constraint, tell=None
+  ):
     model = nnx.merge(*weights.rest)
     blocks = [nnx.merge(*layer) for layer in weights.layers]
 
@@ -178,8 +188,9 @@ def make_programs(
       if constraint is not None:
         allowed = constraint.allowed(slots.states)
         allowed = constrain(allowed, ('batch', None, 'vocab'))
+      logits = constrain(model.logits(hidden), ('batch', None, 'vocab'))
       tokens, logps = choose(
-        constrain(model.logits(hidden), ('batch', None, 'vocab')),
+        logits,
         uniforms(slots.seeds, seating.steps),
         temperature=slots.temperature,
         top_k=slots.top_k,
@@ -189,14 +200,26 @@ def make_programs(
       live = ~slots.done
 
       def record(old, new):
-        new = jnp.where(live, new, 0).astype(old.dtype)[..., None]
+        new = jnp.where(jnp.expand_dims(live, range(2, new.ndim)), new, 0)
+        new = new.astype(old.dtype)[:, :, None]
         return jax.lax.dynamic_update_slice_in_dim(old, new, now, axis=2)
 
+      rivals = chunk.likeliest
+      if tell is not None:
+        found = jax.lax.cond(
+          tell,
+          lambda: likeliest(
+            logits, rivals[0].shape[-1], temperature=slots.temperature
+          ),
+          lambda: tuple(jnp.zeros_like(x[:, :, 0]) for x in rivals),
+        )
+        rivals = tuple(map(record, rivals, found))
       chunk = Chunk(
         record(chunk.tokens, tokens),
         record(chunk.logps, logps),
         chunk.counts + live,
         chunk.states,
+        rivals,
       )
       steps = seating.steps + live
       stopped = (tokens[..., None] == stops).any(axis=-1)
@@ -221,6 +244,7 @@ def make_programs(
       jnp.zeros(shape, jnp.float32),
       jnp.zeros(shape[:2], jnp.int32),
       slots.states,
+      None if tell is None else _empty_likeliest(model, shape),
     )
     carry = (jnp.int32(0), slots, seating, cache, chunk)
     _, slots, _, cache, chunk = jax.lax.while_loop(go_on, turn, carry)
@@ -240,3 +264,8 @@ def make_programs(
     compiled(prefill, donate_argnums=1),
     compiled(decode, donate_argnums=1),
   )
+
+
+def _empty_likeliest(model, shape):
+  shape = (*shape, min(LIKELIEST, model.config.vocab_size))
+  return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)

@@ -15,12 +15,15 @@ class Settings:
     top_k: see `drawing.restrict`; 0 for none.
     max_tokens: of a sample, its stop token included; None for as many as the
       engine has room for.
+    top_logprobs: how many of the likeliest tokens are told beside each that
+      was drawn.
   """
 
   temperature: float = 1.0
   top_p: float = 1.0
   top_k: int = 0
   max_tokens: int | None = None
+  top_logprobs: int = 0
 
   def __post_init__(self):
     for name, fine in (
@@ -28,6 +31,7 @@ class Settings:
       ('top_p', 0 < self.top_p <= 1),
       ('top_k', self.top_k >= 0),
       ('max_tokens', self.max_tokens is None or self.max_tokens >= 1),
+      ('top_logprobs', self.top_logprobs >= 0),
     ):
       if not fine:
         raise ValueError(f'sampler: {name} is {getattr(self, name)}')
@@ -41,6 +45,8 @@ class Sample:
     seed: uint32.
     tokens: ids; the token that ended it, if one did, is the last.
     logps: log-probability of each, nats.
+    likeliest: in place of each token, (id, log-probability) of the likeliest
+      ones; empty unless they were asked for.
     ended_by: '' as long as it grows; then 'stop_token', 'stop' (the request's
       own), 'length' or 'cancelled'.
   """
@@ -48,6 +54,9 @@ class Sample:
   seed: int
   tokens: list[int] = dataclasses.field(default_factory=list)
   logps: list[float] = dataclasses.field(default_factory=list)
+  likeliest: list[tuple[tuple[int, float], ...]] = dataclasses.field(
+    default_factory=list
+  )
   ended_by: str = ''
 
 

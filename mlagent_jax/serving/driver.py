@@ -30,12 +30,14 @@ class Progress:
     index: of the sample in its request.
     tokens: new ids.
     logps: of these.
+    likeliest: of these, see `sampling.Sample`.
     ended_by: see `sampling.Sample`.
   """
 
   index: int
   tokens: tuple[int, ...]
   logps: tuple[float, ...]
+  likeliest: tuple[tuple[tuple[int, float], ...], ...]
   ended_by: str
 
 
@@ -204,6 +206,7 @@ class Driver:
         index,
         tuple(sample.tokens[start:]),
         tuple(sample.logps[start:]),
+        tuple(sample.likeliest[start:]),
         sample.ended_by,
       )
       _post(listener, progress)

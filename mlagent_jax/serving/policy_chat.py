@@ -60,6 +60,7 @@ class PolicyChat:
       self._room,
       stop_ids=opened.tokenizer.stop_ids,
       mesh=opened.mesh,
+      top_logprobs=True,  # the server's program, so that answers are its own
     )
     engine.load(opened.params)
     self._driver = driver_lib.Driver(engine, max_waiting=_MAX_WAITING)

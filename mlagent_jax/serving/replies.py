@@ -22,6 +22,7 @@ class _Choice:
   text: str = ''
   tokens: list[int] = dataclasses.field(default_factory=list)
   logps: list[float] = dataclasses.field(default_factory=list)
+  likeliest: list[tuple] = dataclasses.field(default_factory=list)
   ended_by: str = ''
 
   @property
@@ -83,9 +84,8 @@ class Reply:
     choice.text += new
     choice.tokens += progress.tokens
     choice.logps += progress.logps
-    logprobs = self._logprobs(
-      progress.tokens, progress.logps, progress.ended_by
-    )
+    choice.likeliest += progress.likeliest
+    logprobs = self._logprobs(progress)
     if not (new or choice.reason or logprobs):
       return None
     part = {'delta': {'content': new}} if self._chat else {'text': new}
@@ -105,7 +105,7 @@ class Reply:
       if self._chat:
         message = {'role': 'assistant', 'content': choice.text}
         part = {'message': message | {'refusal': None}}
-      logprobs = self._logprobs(choice.tokens, choice.logps, choice.ended_by)
+      logprobs = self._logprobs(choice)
       choices.append(
         self._choice(index, part, choice.reason, logprobs, choice.tokens)
       )
@@ -130,30 +130,40 @@ class Reply:
       made['token_ids'] = list(tokens)
     return made
 
-  def _logprobs(self, tokens, logps, ended_by) -> dict | None:
+  def _logprobs(self, grown: Progress | _Choice) -> dict | None:
     """Log-probabilities of tokens, in the form of the endpoint.
 
     The token that ended the turn has no text, and is left out as OpenAI does.
     """
-    if ended_by == 'stop_token':
+    tokens = grown.tokens
+    if grown.ended_by == 'stop_token':
       tokens = tokens[:-1]
     if not self._generation.logprobs or not tokens:
       return None
-    texts = [self._decode([token]) for token in tokens]
-    if not self._chat:
-      return {
-        'tokens': texts,
-        'token_logprobs': list(logps[: len(tokens)]),
-        'top_logprobs': None,
-        'text_offset': None,
-      }
-    content = [
-      {
-        'token': text,
-        'logprob': logp,
-        'bytes': list(text.encode('utf-8', 'replace')),
-        'top_logprobs': [],
-      }
-      for text, logp in zip(texts, logps)
-    ]
-    return {'content': content, 'refusal': None}
+    drawn = list(zip(tokens, grown.logps))
+    rivals = grown.likeliest or [()] * len(drawn)
+    if self._chat:
+      content = [
+        self._token(pair) | {'top_logprobs': [self._token(r) for r in others]}
+        for pair, others in zip(drawn, rivals)
+      ]
+      return {'content': content, 'refusal': None}
+    top = None
+    if grown.likeliest:
+      # As OpenAI's: the token that was drawn is always among them.
+      top = [
+        {self._decode([token]): logp for token, logp in (pair, *others)}
+        for pair, others in zip(drawn, rivals)
+      ]
+    return {
+      'tokens': [self._decode([token]) for token in tokens],
+      'token_logprobs': [logp for _, logp in drawn],
+      'top_logprobs': top,
+      'text_offset': None,
+    }
+
+  def _token(self, pair: tuple[int, float]) -> dict:
+    token, logp = pair
+    text = self._decode([token])
+    bytes_ = list(text.encode('utf-8', 'replace'))
+    return {'token': text, 'logprob': logp, 'bytes': bytes_}

@@ -102,14 +102,13 @@ def parse_chat(
   body = _checked(body, _CHAT, model)
   messages = _messages(body.get('messages'))
   logprobs = _boolean(body, 'logprobs')
-  if body.get('top_logprobs'):
-    raise errors.bad_value(
-      'top_logprobs', 'only the sampled tokens have log-probabilities here'
-    )
+  top = _number(body, 'top_logprobs', int, 0, sampling.LIKELIEST, 0)
+  if top and not logprobs:
+    raise errors.bad_value('top_logprobs', 'needs logprobs to be true')
   limit = body.get('max_completion_tokens')
   limit = body.get('max_tokens') if limit is None else limit
   prompt = encode(messages)
-  return _generation(body, prompt, limit, logprobs, limits)
+  return _generation(body, prompt, limit, logprobs, top, limits)
 
 
 def parse_completion(
@@ -140,13 +139,9 @@ def parse_completion(
     raise errors.bad_value(
       'prompt', 'one text that is not empty, or one list of token ids'
     )
-  logprobs = body.get('logprobs')
-  if logprobs not in (None, False, 0, 1, True):
-    raise errors.bad_value(
-      'logprobs', 'only the sampled tokens have log-probabilities here: 0 or 1'
-    )
-  asked = logprobs is not None and logprobs is not False
-  return _generation(body, prompt, body.get('max_tokens'), asked, limits)
+  top = _number(body, 'logprobs', int, 0, sampling.LIKELIEST, None)
+  limit = body.get('max_tokens')
+  return _generation(body, prompt, limit, top is not None, top or 0, limits)
 
 
 def _checked(body: Any, known: set[str], model: str) -> Mapping[str, Any]:
@@ -171,7 +166,9 @@ def _checked(body: Any, known: set[str], model: str) -> Mapping[str, Any]:
   return body
 
 
-def _generation(body, prompt, max_tokens, logprobs, limits) -> Generation:
+def _generation(
+  body, prompt, max_tokens, logprobs, top_logprobs, limits
+) -> Generation:
   param = 'messages' if 'messages' in body else 'prompt'
   if len(prompt) > limits.prompt_length:
     raise errors.too_long(param, len(prompt), limits.prompt_length)
@@ -186,6 +183,7 @@ def _generation(body, prompt, max_tokens, logprobs, limits) -> Generation:
     top_p=_number(body, 'top_p', float, 0, 1, 1.0) or 1e-9,
     top_k=_number(body, 'top_k', int, 0, 2**31 - 1, 0),
     max_tokens=max_tokens,
+    top_logprobs=top_logprobs,
   )
   seed = _number(body, 'seed', int, -(2**63), 2**63 - 1, None)
   options = body.get('stream_options') or {}

@@ -16,10 +16,12 @@ import jax
 import numpy as np
 import openai
 import pytest
+from flax import nnx
 
 from mlagent_jax import batching
 from mlagent_jax.agent import tokenizer as tokenizer_lib
 from mlagent_jax.exploration import chat as chat_lib
+from mlagent_jax.model import layout
 from mlagent_jax.model.logps import make_compute_logps
 from mlagent_jax.serving import models, policy_chat
 from mlagent_jax.stages import trained
@@ -191,6 +193,66 @@ def test_logprobs_equal_the_teacher_forced_ones(server, run_folder):
     )
 
 
+def forced_logps(run_folder, prompt, tokens, temperature):
+  """[A, V]: log-softmax of the whole vocabulary before each token."""
+  run = trained.open_trained(run_folder)
+  params = jax.device_get(run.params('untrained'))
+  model = nnx.merge(run.learner.graphdef, params)
+  row = np.array([[*prompt, *tokens]])
+  positions = np.arange(row.size)[None]
+  logits = model.logits(
+    model(row, layout.Layout(positions, np.ones_like(positions)))
+  )
+  logits = np.asarray(logits, np.float64)[0, len(prompt) - 1 : -1] / temperature
+  return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_top_logprobs_equal_the_teacher_forced_log_softmax(server, run_folder):
+  options = {'seed': 4, 'n': 2, 'max_tokens': 9, 'temperature': 0.7}
+  plain = server.chat(**options)
+  options |= {'logprobs': True, 'top_logprobs': 6, 'top_p': 0.999999}
+  options |= {'extra_body': {'return_token_ids': True}}
+  reply = server.chat(**options)
+  tokenizer = tokenizer_lib.load(run_folder / 'tokenizer')
+  prompt = tokenizer.encode_prompt(MESSAGES)
+  for choice, other in zip(reply.choices, plain.choices, strict=True):
+    assert choice.message.content == other.message.content
+    logps = forced_logps(run_folder, prompt, choice.token_ids, 0.7)
+    order = np.argsort(-logps, axis=-1, kind='stable')
+    told = choice.logprobs.content
+    assert told
+    for token, row, best in zip(told, logps, order):
+      found = [rival.logprob for rival in token.top_logprobs]
+      np.testing.assert_allclose(found, row[best[:6]], atol=1e-5)
+      texts = [rival.token for rival in token.top_logprobs]
+      assert texts == [tokenizer.decode([i]) for i in best[:6]]
+  streamed_tops = {}
+  for chunk in server.chat(**options, stream=True):
+    for choice in chunk.choices:
+      if choice.logprobs:
+        streamed_tops.setdefault(choice.index, []).extend(
+          choice.logprobs.content
+        )
+  for choice in reply.choices:
+    assert streamed_tops[choice.index] == choice.logprobs.content
+
+
+def test_top_logprobs_of_plain_completions(server, run_folder):
+  tokenizer = tokenizer_lib.load(run_folder / 'tokenizer')
+  prompt = tokenizer.encode_text('Thought: look\n')
+  choice = server.client.completions.create(
+    model='tiny-untrained', prompt=prompt, max_tokens=5, seed=6, logprobs=20
+  ).choices[0]
+  told = choice.logprobs
+  assert len(told.tokens) == len(told.top_logprobs) > 0
+  for text, logp, top in zip(
+    told.tokens, told.token_logprobs, told.top_logprobs, strict=True
+  ):
+    # The drawn one is among them, whether it is likely or not.
+    assert top[text] == pytest.approx(logp, abs=1e-6)
+    assert 5 < len(top) <= 21
+
+
 def test_plain_completions_take_texts_and_ids(server, run_folder):
   tokenizer = tokenizer_lib.load(run_folder / 'tokenizer')
   text = 'Thought: look\n'
@@ -260,6 +322,18 @@ def test_a_client_that_hangs_up_frees_its_slots(server):
     ({'messages': []}, openai.BadRequestError, 'invalid_value', 'messages'),
     ({'temperature': 3}, openai.BadRequestError, 'invalid_value', '0 to 2'),
     ({'stop': ['']}, openai.BadRequestError, 'invalid_value', 'stop'),
+    (
+      {'logprobs': True, 'top_logprobs': 21},
+      openai.BadRequestError,
+      'invalid_value',
+      'from 0 to 20',
+    ),
+    (
+      {'top_logprobs': 2},
+      openai.BadRequestError,
+      'invalid_value',
+      'needs logprobs',
+    ),
     (
       {'frequency_penalty': 1},
       openai.BadRequestError,
