@@ -59,6 +59,7 @@ setuptools.setup(
     'optax>=0.2.5',
     'orbax-checkpoint>=0.11.30',
     'etils[epath]>=1.9',
+    'fsspec>=2025.1',
     'ml-dtypes>=0.5',
     'pandas>=2.2',
     'rich>=13.7',
@@ -71,6 +72,7 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda13]'],
+    'gcs': ['gcsfs>=2025.1'],  # work directories at gs://
     'ray': ['ray>=2.50'],
     'llm': ['openai>=2.0'],
     'serve': ['aiohttp>=3.12', 'jinja2>=3.1'],
@@ -87,6 +89,8 @@ setuptools.setup(
     'test': [
       'pyyaml>=6.0',
       'aiohttp>=3.12',
+      'gcp-storage-emulator>=2026.7',
+      'gcsfs>=2025.1',
       'jinja2>=3.1',
       'openai>=2.0',
       'pytest>=8.3',

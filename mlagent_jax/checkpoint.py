@@ -20,7 +20,6 @@ import errno
 import hashlib
 import json
 import os
-import pathlib
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 
 class CheckpointError(RuntimeError):
@@ -40,7 +40,7 @@ class Checkpointer:
 
   def __init__(
     self,
-    folder: str | pathlib.Path,
+    folder: str | os.PathLike[str],
     *,
     max_to_keep: int | None = None,
     fingerprint: str,
@@ -48,12 +48,14 @@ class Checkpointer:
     """Opens `folder`, which is made if it is not there.
 
     Args:
-      folder: one folder a run.
+      folder: one folder a run; gs:// too.
       max_to_keep: how many checkpoints stay, the latest ones; None for all.
       fingerprint: identifies what must not change between a save and a
         restore, such as a digest of the config.
     """
-    self._folder = pathlib.Path(folder).resolve()
+    self._folder = epath.Path(folder)
+    if '://' not in str(folder):
+      self._folder = self._folder.resolve()
     self._fingerprint = fingerprint
     # A save returns when it is on disk: the next train step may then donate
     # the buffers that it read from.

@@ -26,12 +26,13 @@ def main(argv):
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
   # Here and not above, so that --help answers at once.
-  from mlagent_jax.stages import errors
+  from mlagent_jax.stages import errors, mirror
   from mlagent_jax.stages.report import page
 
   try:
     written = page.write(
-      pathlib.Path(_WORKDIR.value), _OUT.value and pathlib.Path(_OUT.value)
+      mirror.open_for_reading(_WORKDIR.value).folder,
+      _OUT.value and pathlib.Path(_OUT.value),
     )
   except errors.EXPECTED as error:
     sys.exit(f'{type(error).__name__}: {error}')

@@ -5,6 +5,9 @@ that the work directory has completed, and resumes one that was killed. Any key
 of the config can be overridden: --config.rl.steps=48. Leaves results.json,
 metrics.jsonl, TensorBoard files and curves.png in the work directory.
 
+The work directory is a folder, or gs://BUCKET/NAME: then process 0 works in a
+folder of its own disk (--mirror) and keeps the bucket up to date.
+
 With several hosts, start it on each of them, with one work directory that all
 of them see. On a TPU pod, under SLURM and in a Kubernetes job they find each
 other; elsewhere give --coordinator_address, --num_processes and --process_id.
@@ -27,7 +30,16 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The config file, e.g. configs/toy.py.', lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the run; made if missing, resumed if not.'
+  'workdir',
+  None,
+  'Folder of the run, or gs://BUCKET/NAME; made if missing, resumed if not.',
+)
+_MIRROR = flags.DEFINE_string(
+  'mirror',
+  None,
+  'With a --workdir at gs://: the folder that process 0 works in; by default'
+  ' one in $MLAGENT_CACHE or ~/.cache/mlagent_jax. Nodes of a Ray cluster must'
+  ' see it.',
 )
 _COORDINATOR = flags.DEFINE_string(
   'coordinator_address', None, 'host:port of process 0, with several processes.'
@@ -56,7 +68,7 @@ def main(argv):
     )
     with processes.ending_together(here), processes.stopping_on_sigterm(here):
       try:
-        train(_CONFIG.value, pathlib.Path(_WORKDIR.value), here)
+        train(_CONFIG.value, *_place(), here)
       except errors.EXPECTED as error:
         # What a person can put right needs no traceback.
         sys.exit(f'{type(error).__name__}: {error}')
@@ -66,8 +78,25 @@ def main(argv):
     sys.exit(f'{type(error).__name__}: {error}')
 
 
-def train(config, folder: pathlib.Path, processes) -> None:
-  """Runs the config's stages that `folder` has not completed."""
+def _place() -> tuple[pathlib.Path, str]:
+  """(folder, URL if it is only the mirror of one) of the flags."""
+  from mlagent_jax.stages import mirror
+
+  if not mirror.is_url(_WORKDIR.value):
+    return pathlib.Path(_WORKDIR.value), ''
+  folder = _MIRROR.value or mirror.folder_for(_WORKDIR.value)
+  environment = _CONFIG.value.environment
+  nodes = environment.pool == 'ray' and environment.ray_address != 'local'
+  if nodes and not _MIRROR.value:
+    raise mirror.MirrorError(
+      f"--workdir={_WORKDIR.value} with environment.pool 'ray': give a --mirror"
+      ' that all nodes of the cluster see'
+    )
+  return pathlib.Path(folder), _WORKDIR.value.rstrip('/')
+
+
+def train(config, folder: pathlib.Path, url: str, processes) -> None:
+  """Runs the config's stages that the work directory has not completed."""
   import jax
 
   from mlagent_jax.serving import policy_chat
@@ -81,6 +110,7 @@ def train(config, folder: pathlib.Path, processes) -> None:
     jax.device_count(),
     processes,
     open_policy=policy_chat.open_policy,
+    url=url,
   ) as session:
     for stage in config.stages:
       if session.result(stage) is not None:
@@ -94,7 +124,7 @@ def train(config, folder: pathlib.Path, processes) -> None:
       )
       session.log.say(f'{stage}: {seconds:.0f} s')
     processes.leader_does(summary.write, session)
-    session.log.say(f'wrote {folder / "results.json"} and curves.png')
+    session.log.say(f'wrote results.json and curves.png in {session.workdir}')
 
 
 def run_stage(session, stage: str) -> dict:

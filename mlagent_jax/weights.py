@@ -48,7 +48,7 @@ def _commands() -> Commands:
   group = some.add_mutually_exclusive_group(required=True)
   group.add_argument('--weights', help='a folder of `import`')
   group.add_argument(
-    '--workdir', type=pathlib.Path, help='the work directory of a run'
+    '--workdir', help='the work directory of a run (gs:// too)'
   )
   some.add_argument('--stage', choices=('sft', 'rl'), default='rl')
   some.add_argument('--out', required=True, help='a new folder')

@@ -100,6 +100,12 @@ class ExecutionCache:
         self._records.mkdir(exist_ok=True)
         self._locks.mkdir(exist_ok=True)
         self._blobs = BlobStore(self.folder / 'blobs')
+      # The records came from elsewhere, as into the mirror of a work directory.
+      if not (self.folder / 'usage').exists():
+        with self._alone():
+          records = sum(record.size for record in self._known_records())
+          blobs = sum(size for _, size in self._blobs.sizes())
+          self._use(records + blobs)
 
   @property
   def hit_rate(self) -> float:

@@ -11,7 +11,14 @@ from mlagent_jax.exploration import (
   llm,
 )
 from mlagent_jax.model import safetensors_files
-from mlagent_jax.stages import journal, not_finite, processes, session, workdir
+from mlagent_jax.stages import (
+  journal,
+  mirror,
+  not_finite,
+  processes,
+  session,
+  workdir,
+)
 
 EXPECTED = (
   accounting.CostCeilingError,
@@ -25,6 +32,7 @@ EXPECTED = (
   fetch.FetchError,
   history.PromptTooLong,
   journal.JournalError,
+  mirror.MirrorError,
   llm.EndpointError,
   not_finite.NotFiniteError,
   processes.LeaderError,

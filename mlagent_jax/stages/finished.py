@@ -1,7 +1,7 @@
 """What a run trained, as an ordinary model: for export."""
 
 import dataclasses
-import pathlib
+import os
 
 from flax import nnx
 
@@ -30,7 +30,7 @@ class Finished:
   max_positions: int
 
 
-def open_finished(folder: pathlib.Path, stage: str) -> Finished:
+def open_finished(folder: str | os.PathLike[str], stage: str) -> Finished:
   """Reads the latest checkpoint of a stage ('sft' or 'rl').
 
   Raises:

@@ -71,7 +71,7 @@ def run(
     session.processes,
   )
   with checkpoint.Checkpointer(
-    folder / 'checkpoints',
+    session.workdir.checkpoints('rl'),
     max_to_keep=2,
     fingerprint=workdir.fingerprint(config),
   ) as checkpoints:
@@ -84,6 +84,7 @@ def run(
 
     def save(number):
       with spans.span('checkpoint'):
+        session.push()
         checkpoints.save(number, state, extra)
 
     @contextlib.contextmanager

@@ -27,6 +27,7 @@ from mlagent_jax.environment.sandbox.docker import IMAGE
 from mlagent_jax.exploration import diversity, embeddings
 from mlagent_jax.stages import (
   chat_models,
+  mirror,
   rl_checks,
   rollout_checks,
   run_log,
@@ -65,6 +66,10 @@ class Session:
   def result(self, stage: str) -> dict | None:
     """What a stage reported when it ended; every process asks together."""
     return self.processes.leader_does(self.workdir.result, stage)
+
+  def push(self) -> None:
+    """What a checkpoint builds on is where it is, before it is written."""
+    self.processes.leader_does(self.workdir.push)
 
   @property
   def scales(self) -> dict[str, records.Scale]:
@@ -270,19 +275,23 @@ def open_session(
   num_devices: int,
   processes: processes_lib.Processes | None = None,
   open_policy: Callable | None = None,
+  url: str = '',
 ) -> Iterator[Session]:
   """Checks everything that can be checked, and opens what stages need.
 
   Args:
     config: the whole config.
-    folder: the work directory; all processes see it.
+    folder: the work directory, which all processes see; with a `url`, where
+      its mirror is (`mirror.Mirror`).
     num_devices: devices of all processes together.
     processes: this one among all; alone by default.
     open_policy: see `chat_models.ChatModels`; needed where a chat model of the
       config is 'policy'.
+    url: of the work directory, if it is at one.
 
   Raises:
-    ConfigError, WorkdirError, TaskError, SandboxUnavailable: see there.
+    ConfigError, WorkdirError, MirrorError, TaskError, SandboxUnavailable: see
+      there.
   """
   processes = processes or processes_lib.Processes()
   check_config(config, num_devices, num_devices // processes.count)
@@ -291,34 +300,49 @@ def open_session(
     for name in (*config.tasks.train, *config.tasks.held_out)
   }
   with contextlib.ExitStack() as stack:
-    opened = []
+    opened, place = [], workdir.Workdir(folder, url)
 
     def open_host_side():
       opened.append(
-        stack.enter_context(_host_side(config, folder, tasks, open_policy))
+        stack.enter_context(_host_side(config, place, tasks, open_policy))
       )
 
     processes.leader_does(open_host_side)
     if opened:
       place, log, *host_side = opened[0]
     else:
-      place, log = workdir.Workdir(folder), run_log.RunLog(None)
+      log = run_log.RunLog(None)
       host_side = None, None, None
     yield Session(config, place, log, tasks, processes, *host_side)
 
 
 @contextlib.contextmanager
 def _host_side(
-  config, folder: pathlib.Path, tasks, open_policy
+  config, place: workdir.Workdir, tasks, open_policy
 ) -> Iterator[tuple]:
   """What process 0 has: work directory, log, environment, pool, models."""
+  with contextlib.ExitStack() as stack:
+    folder, push = place.folder, place.push
+    if place.url:
+      mirrored = stack.enter_context(mirror.Mirror(place.url, folder, print))
+      folder, push = mirrored.folder, mirrored.push
+    workdir.open_workdir(folder, config)
+    place = workdir.Workdir(folder, place.url, push)
+    yield stack.enter_context(_opened(config, place, tasks, open_policy))
+
+
+@contextlib.contextmanager
+def _opened(
+  config, place: workdir.Workdir, tasks, open_policy
+) -> Iterator[tuple]:
+  """The same, in a work directory that is there."""
   allowed = allowed_actions(config)
-  place = workdir.open_workdir(folder, config)
+  folder = place.folder
   for stage in config.stages:
     needed = NEEDS.get(stage, stage)
     if needed not in config.stages and place.result(needed) is None:
       raise ConfigError(
-        f'stages: stage {stage!r} needs {needed!r}, which {folder} has not'
+        f'stages: stage {stage!r} needs {needed!r}, which {place} has not'
         f' completed; add it to stages'
       )
   for task in tasks.values():

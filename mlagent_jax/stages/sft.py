@@ -52,7 +52,7 @@ def run(
   )
   state = train_state.make_train_state(learner.untrained(), tx, learner.mesh)
   with checkpoint.Checkpointer(
-    session.workdir.stage('sft') / 'checkpoints',
+    session.workdir.checkpoints('sft'),
     max_to_keep=2,
     fingerprint=workdir.fingerprint(config),
   ) as checkpoints:
@@ -86,6 +86,7 @@ def run(
         stop = session.processes.stop_requested()
         due = number % settings.checkpoint_every == 0
         if stop or due or number == settings.steps:
+          session.push()
           checkpoints.save(number, state, {'data': data.get_state()})
         if stop and number < settings.steps:
           raise Stopped(f'sft: saved step {number} of {settings.steps}')
@@ -158,7 +159,7 @@ def state_shapes(learner: learner_lib.Learner, stage: str):
 def load_params(session: Session, learner: learner_lib.Learner, stage: str):
   """The parameters that a completed stage ('sft' or 'rl') ended with."""
   with checkpoint.Checkpointer(
-    session.workdir.stage(stage) / 'checkpoints',
+    session.workdir.checkpoints(stage),
     max_to_keep=2,
     fingerprint=workdir.fingerprint(session.config),
   ) as checkpoints:

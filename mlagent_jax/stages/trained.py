@@ -8,6 +8,7 @@ after SFT and after RL. Nothing is written to that folder.
 import dataclasses
 import functools
 import importlib.util
+import os
 import pathlib
 
 import jax
@@ -16,7 +17,7 @@ from ml_collections import config_dict
 from mlagent_jax import checkpoint, paths
 from mlagent_jax.agent import tokenizer as tokenizer_lib
 from mlagent_jax.stages import learner as learner_lib
-from mlagent_jax.stages import session, sft, workdir
+from mlagent_jax.stages import mirror, session, sft, workdir
 
 STAGES = ('untrained', 'sft', 'rl')
 
@@ -26,13 +27,13 @@ class Trained:
   """A training run, opened for reading.
 
   Attributes:
-    folder: its work directory.
+    place: its work directory.
     config: what made it; `mesh` fits the devices that are here.
     fingerprint: of the config, as its checkpoints carry it.
     learner: its model and tokenizer.
   """
 
-  folder: pathlib.Path
+  place: workdir.Workdir
   config: config_dict.ConfigDict
   fingerprint: str
   learner: learner_lib.Learner
@@ -62,16 +63,15 @@ class Trained:
     return state.params
 
   def _checkpoints(self, stage: str) -> checkpoint.Checkpointer:
-    folder = self.folder / stage / 'checkpoints'
-    if not folder.is_dir() or not any(
-      path.name.isdigit() for path in folder.iterdir()
-    ):
+    if not self.place.has_checkpoint(stage):
       raise session.ConfigError(
-        f'{self.folder} has no checkpoint of stage {stage!r}: train it first'
+        f'{self.place} has no checkpoint of stage {stage!r}: train it first'
         ' (python -m mlagent_jax.train), or leave that agent out'
       )
     return checkpoint.Checkpointer(
-      folder, max_to_keep=None, fingerprint=self.fingerprint
+      self.place.checkpoints(stage),
+      max_to_keep=None,
+      fingerprint=self.fingerprint,
     )
 
 
@@ -106,12 +106,15 @@ def read_config(
   return known, workdir.fingerprint_of(flat)
 
 
-def open_trained(folder: pathlib.Path) -> Trained:
-  """Opens a training run.
+def open_trained(where: str | os.PathLike[str]) -> Trained:
+  """Opens a training run in a folder or at gs://.
 
   Raises:
     ConfigError: if it is none, or has no tokenizer yet.
+    MirrorError: if it cannot be read there.
   """
+  place = mirror.open_for_reading(where)
+  folder = place.folder
   config, fingerprint = read_config(folder)
   mesh = config.mesh
   if mesh.data * mesh.fsdp * mesh.model != jax.device_count():
@@ -119,7 +122,7 @@ def open_trained(folder: pathlib.Path) -> Trained:
     mesh.data, mesh.fsdp, mesh.model = 1, jax.device_count(), 1
   if config.tokenizer.kind == 'huggingface':
     path = config.tokenizer.path or config.model.init_from
-    tokenizer = tokenizer_lib.load(path)
+    tokenizer = tokenizer_lib.load(mirror.local_folder(path))
   elif any((folder / 'tokenizer').glob('*')):
     tokenizer = tokenizer_lib.load(folder / 'tokenizer')
   else:
@@ -127,7 +130,7 @@ def open_trained(folder: pathlib.Path) -> Trained:
       f'{folder} has no tokenizer: its collect stage has not ended'
     )
   learner = learner_lib.make_learner(config, tokenizer)
-  return Trained(folder, config, fingerprint, learner)
+  return Trained(place, config, fingerprint, learner)
 
 
 @functools.cache

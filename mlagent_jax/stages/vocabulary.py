@@ -2,6 +2,7 @@
 
 from mlagent_jax import trajectories
 from mlagent_jax.agent import tokenizer as tokenizer_lib
+from mlagent_jax.stages import mirror
 from mlagent_jax.stages.session import Session
 
 
@@ -14,7 +15,8 @@ def load_or_train(session: Session):
   """
   settings = session.config.tokenizer
   if settings.kind == 'huggingface':
-    return tokenizer_lib.load(settings.path or session.config.model.init_from)
+    where = settings.path or session.config.model.init_from
+    return tokenizer_lib.load(mirror.local_folder(where))
   return session.processes.leader_does(_load_or_train, session)
 
 

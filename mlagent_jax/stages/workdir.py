@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Callable
 
+from etils import epath
 from ml_collections import config_dict
 
 from mlagent_jax.environment import blobs
@@ -46,15 +48,37 @@ class WorkdirError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-  """A folder of one run. Make it with `open_workdir`."""
+  """A folder of one run. Make it with `open_workdir`.
+
+  Attributes:
+    folder: of this host's disk, or of one that all hosts see.
+    url: where the run lives, if `folder` is the mirror of that place.
+    push: returns when all that is in `folder` is there too.
+  """
 
   folder: pathlib.Path
+  url: str = ''
+  push: Callable[[], None] = lambda: None
+
+  def __str__(self):
+    return self.url or str(self.folder)
 
   def stage(self, name: str) -> pathlib.Path:
     """The folder of a stage; made if missing."""
     path = self.folder / name
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+  def checkpoints(self, name: str) -> epath.Path:
+    """The folder of a stage's checkpoints, which every process writes to."""
+    return epath.Path(self.url or self.folder) / name / 'checkpoints'
+
+  def has_checkpoint(self, name: str) -> bool:
+    """Whether a stage has one."""
+    folder = self.checkpoints(name)
+    return folder.is_dir() and any(
+      path.name.isdigit() for path in folder.iterdir()
+    )
 
   def result(self, name: str) -> dict | None:
     """What the stage reported when it ended; None if it has not."""
@@ -63,6 +87,7 @@ class Workdir:
   def finish(self, name: str, result: dict) -> None:
     """Marks the stage complete."""
     write_json(self.stage(name) / 'done.json', result)
+    self.push()
 
 
 def write_json(path: pathlib.Path, value, indent: int | None = 2) -> None:
