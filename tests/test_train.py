@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from tests import object_store
+
 # A run takes half a minute, and compiles more slowly on a busy machine.
 pytestmark = pytest.mark.timeout(900)
 
@@ -160,6 +162,50 @@ def test_killed_and_resumed_is_the_same_run(
   for each in ('sft', 'rl'):
     if each not in done_before:
       assert losses(workdir, each) == losses(reference[0], each)
+  ours, theirs = (
+    json.loads((folder / 'results.json').read_text())
+    for folder in (workdir, reference[0])
+  )
+  assert ours['evaluate'] == theirs['evaluate']
+
+
+def test_a_bucket_alone_is_enough_to_go_on(reference, environment, tmp_path):
+  executions = f'environment.executions={reference[0] / "executions"}'
+  with object_store.serving() as server:
+    url, mirror = f'gs://{object_store.BUCKET}/run', tmp_path / 'mirror'
+    log = tmp_path / 'log'
+    with (
+      log.open('w') as stream,
+      subprocess.Popen(
+        [*command(url, executions), f'--mirror={mirror}'],
+        env=environment | server,
+        stdout=stream,
+        stderr=stream,
+        start_new_session=True,
+      ) as process,
+    ):
+      deadline = time.monotonic() + 800
+      metrics = mirror / 'workdir' / 'metrics.jsonl'
+      while not metrics.exists() or 3 not in losses_so_far(metrics, 'rl'):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+      os.killpg(process.pid, signal.SIGKILL)
+    shutil.rmtree(mirror)
+    done = subprocess.run(
+      [*command(url, executions), f'--mirror={mirror}'],
+      env=environment | server,
+      capture_output=True,
+      text=True,
+      timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+  assert 'rl: resumed at step' in done.stdout, done.stdout
+  workdir = mirror / 'workdir'
+  assert losses(workdir, 'sft') == losses(reference[0], 'sft')
+  ours, theirs = losses(workdir, 'rl'), losses(reference[0], 'rl')
+  assert 5 in ours
+  assert ours == {step: theirs[step] for step in ours}
   ours, theirs = (
     json.loads((folder / 'results.json').read_text())
     for folder in (workdir, reference[0])
