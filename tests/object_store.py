@@ -6,7 +6,7 @@ Source: https://cloud.google.com/storage/docs/request-preconditions
 """
 
 import contextlib
-import http
+import http.server
 import socket
 import subprocess
 import sys
@@ -101,6 +101,8 @@ def serve(port: int) -> None:
     )
     for route, handlers in server.HANDLERS
   )
+  # Clients open dozens of connections at once.
+  http.server.HTTPServer.request_queue_size = 128
   server.create_server('127.0.0.1', port, True, BUCKET).run()
 
 
