@@ -113,6 +113,46 @@ def test_the_jobset_has_a_pod_for_every_host():
   check_mounts(pod)
 
 
+def test_the_gpu_jobset_tells_every_node_who_it_is():
+  jobset = yaml.safe_load((LAUNCH / 'gke_gpu_jobset.yaml').read_text())
+  assert jobset['apiVersion'] == 'jobset.x-k8s.io/v1alpha2'
+  assert jobset['kind'] == 'JobSet'
+  (job,) = jobset['spec']['replicatedJobs']
+  spec = job['template']['spec']
+  pod = spec['template']['spec']
+  (container,) = pod['containers']
+  known = {entry['name']: entry.get('value') for entry in container['env']}
+  # JobSet gives pods these host names, and Indexed jobs these annotations.
+  name = jobset['metadata']['name']
+  address, port = known['JAX_COORDINATOR_ADDRESS'].split(':')
+  assert address == f'{name}-{job["name"]}-0-0.{name}'
+  assert container['ports'] == [{'containerPort': int(port)}]
+  assert spec['completionMode'] == 'Indexed'
+  assert spec['parallelism'] == spec['completions']
+  assert spec['completions'] == int(known['JAX_NUM_PROCESSES'])
+  (index,) = [e for e in container['env'] if e['name'] == 'JAX_PROCESS_ID']
+  path = index['valueFrom']['fieldRef']['fieldPath']
+  assert 'batch.kubernetes.io/job-completion-index' in path
+  # The flags of the other launchers.
+  script = '. launch/gpu_xla_flags.sh; echo $XLA_FLAGS'
+  flags = subprocess.run(
+    ['bash', '-c', script],
+    env=os.environ | {'XLA_FLAGS': ''},
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert known['XLA_FLAGS'].split() == flags.stdout.split()
+  assert container['resources']['limits'] == {'nvidia.com/gpu': '8'}
+  assert spec['backoffLimit'] == 0
+  assert pod['restartPolicy'] == 'Never'
+  assert jobset['spec']['failurePolicy']['maxRestarts'] > 0
+  assert pod['terminationGracePeriodSeconds'] >= 60
+  check_trainer_flags(' '.join(container['args']))
+  check_mounts(pod)
+
+
 def test_the_ray_workers_share_the_work_directory():
   cluster = yaml.safe_load((LAUNCH / 'ray_workers.yaml').read_text())
   assert cluster['apiVersion'] == 'ray.io/v1'

@@ -106,6 +106,18 @@ def axes_of_scale(
   return tuple(None if n == 1 else axis for n, axis in zip(shape, axes))
 
 
+def axes_of_heads(heads: int, kv_heads: int) -> tuple[str | None, str | None]:
+  """Logical axes of a kernel's query and key heads on the current mesh.
+
+  A group's queries are where its keys are: if either does not divide by its
+  devices, all heads are whole on each of them.
+  """
+  axes, mesh = ('heads', 'kv_heads'), jax.sharding.get_abstract_mesh()
+  if mesh.empty or fitting(mesh, (heads, kv_heads), axes) == axes:
+    return axes
+  return None, None
+
+
 def check_divides(mesh, shape: Sequence[int], axes, what: str) -> None:
   """Raises ValueError, with numbers, if an axis cannot be split evenly."""
   for size, axis in zip(shape, axes, strict=True):
@@ -167,8 +179,8 @@ def on_each_device(
     inputs: the logical axes of each argument.
     output: the logical axes of what it returns, a tree of them.
     check_vma: of jax.shard_map; kernels do not say over which axes what they
-      return varies, so it is off where there are any (every mesh axis must then
-      split every argument that has a gradient).
+      return varies, so it is off where there are any. (A mesh axis must then
+      split all arguments that have a gradient, or none and not the output.)
   """
   if jax.sharding.get_abstract_mesh().empty:
     return function

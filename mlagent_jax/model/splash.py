@@ -20,7 +20,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 
 from mlagent_jax.model.layout import Layout
-from mlagent_jax.model.sharding import on_each_device
+from mlagent_jax.model.sharding import axes_of_heads, on_each_device
 
 # A multiple of the 128 lanes; MaxText's default.
 BLOCK = 512
@@ -101,12 +101,17 @@ def prepare(
     out = jax.vmap(of_one_row)(q, lay_out(k), lay_out(v), segments)
     return out.transpose(0, 2, 1, 3)[:, :T]
 
-  queries = ('batch', None, 'heads', None)
-  keys = ('batch', None, 'kv_heads', None)
-  attend = on_each_device(
-    of_one_device,
-    [queries, keys, keys, ('batch', None)],
-    queries,
-    check_vma=False,
-  )
-  return lambda q, k, v: attend(q, k, v, layout.segment_ids)
+  def attend(q, k, v):
+    heads, kv_heads = axes_of_heads(q.shape[2], k.shape[2])
+    queries, keys = (
+      ('batch', None, heads, None),
+      ('batch', None, kv_heads, None),
+    )
+    return on_each_device(
+      of_one_device,
+      [queries, keys, keys, ('batch', None)],
+      queries,
+      check_vma=False,
+    )(q, k, v, layout.segment_ids)
+
+  return attend

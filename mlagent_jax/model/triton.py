@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.gpu import attention as kernel_lib
 
 from mlagent_jax.model.layout import Layout
-from mlagent_jax.model.sharding import on_each_device
+from mlagent_jax.model.sharding import axes_of_heads, on_each_device
 
 _TILE = 128
 
@@ -55,10 +55,12 @@ def prepare(
     actions = plain(q[:, P:], k, v, local, first=P)
     return jnp.concatenate([prompts, actions], axis=1)
 
-  rows = ('batch', None)
-  queries = (*rows, 'heads', None)
-  keys = (*rows, 'kv_heads', None)
-  attend = on_each_device(
-    of_one_device, [queries, keys, keys, rows, rows], queries, check_vma=False
-  )
-  return lambda q, k, v: attend(q, k, v, layout.positions, layout.segment_ids)
+  def attend(q, k, v):
+    rows = ('batch', None)
+    heads, kv_heads = axes_of_heads(q.shape[2], k.shape[2])
+    queries, keys = (*rows, heads, None), (*rows, kv_heads, None)
+    return on_each_device(
+      of_one_device, [queries, keys, keys, rows, rows], queries, check_vma=False
+    )(q, k, v, layout.positions, layout.segment_ids)
+
+  return attend
