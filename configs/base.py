@@ -253,11 +253,13 @@ def get_config() -> config_dict.ConfigDict:
   # First steps in which the critic alone is trained.
   config.rl.critic.steps_alone = 0
   # 'uniform': every prefix of every trajectory alike; 'balanced': the tasks
-  # take turns; 'distinct': they do, and prefixes of one prompt count once;
-  # 'balanced-steps': in a task, step indices take turns; 'prioritised': in a
-  # task, states whose rewards varied come more often (but for this share).
+  # take turns; 'balanced-steps': in a task, step indices take turns, too;
+  # 'prioritised': in a task, states whose rewards varied come more often (but
+  # for this share).
   config.rl.pool = 'balanced'
   config.rl.pool_uniform_share = 0.25
+  # Prefixes of one prompt, such as the starts of episodes, are one state.
+  config.rl.pool_distinct = False
   # Share of a batch drawn from states that the policy itself reached, and how
   # many of them are kept; 0: none.
   config.rl.visited_share = 0.0

@@ -14,6 +14,6 @@ def get_config():
   config.rl.kl_coef = 0.1
   # Without repeats of a prompt: the three starts of episodes, which are half
   # of all prefixes, would be half of what it trains on.
-  config.rl.pool = 'distinct'
+  config.rl.pool_distinct = True
   config.rl.checkpoint_every = 10
   return config

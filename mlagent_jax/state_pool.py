@@ -76,6 +76,13 @@ class StatePool:
     steps = self._by_step[task]
     return [steps[index] for index in sorted(steps)]
 
+  def distinct(self, key: Callable[[State], Hashable]) -> 'StatePool':
+    """The pool with the first state of each key alone."""
+    first: dict[Hashable, State] = {}
+    for state in self.states:
+      first.setdefault(key(state), state)
+    return StatePool(first.values())
+
   def hold_out(
     self,
     count: int,

@@ -186,6 +186,17 @@ def every_sample(steps):
   }
 
 
+def test_a_distinct_pool_has_each_prompt_once(opened):
+  _, every = opened('every')
+  _, known = opened('distinct', pool_distinct=True)
+
+  def prompts(states):
+    return [tuple(states.ids_of(state)) for state in states.pool.states]
+
+  assert len(prompts(every)) > len(set(prompts(every)))
+  assert sorted(prompts(known)) == sorted(set(prompts(every)))
+
+
 @pytest.mark.parametrize('staleness', [0, 1, 3])
 def test_staleness_is_what_was_asked_for(opened, staleness):
   live, known = opened(max_staleness=staleness)

@@ -196,6 +196,15 @@ def test_hold_out_by_another_key():
   assert not steps & {s.step_index for s in rest.states}
 
 
+def test_distinct_keeps_the_first_state_of_each_key():
+  pool = pool_of({'a': 3, 'b': 2})
+  kept = pool.distinct(lambda s: (s.task, s.step_index)).states
+  assert [(s.task, s.step_index) for s in kept] == [
+    (task, step) for task in 'ab' for step in range(5)
+  ]
+  assert {s.trajectory_id for s in kept} == {'a-0', 'b-0'}
+
+
 def test_too_few_states_is_an_error_with_numbers():
   with pytest.raises(ValueError, match='9 states to hold out, but only 3'):
     pool_of({'a': 1}).hold_out(9, seed=0)

@@ -8,7 +8,7 @@ _CHOICES = {
   'kl_estimator': losses.KL_KINDS,
   'kl_place': ('loss', 'reward'),
   'kl_control': ('fixed', 'adaptive'),
-  'pool': (*state_pool.POLICIES, 'distinct'),
+  'pool': state_pool.POLICIES,
 }
 _AT_LEAST_ONE = (
   'steps',

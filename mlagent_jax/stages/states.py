@@ -52,8 +52,7 @@ class States:
     held = {tuple(self.ids_of(state)) for state in self.fixed}
     return state_pool.Draws(
       self.pool,
-      # The pool itself is what is distinct then.
-      'balanced' if settings.pool == 'distinct' else settings.pool,
+      settings.pool,
       seed=config.seed,
       uniform_share=settings.pool_uniform_share,
       visited_share=settings.visited_share,
@@ -95,11 +94,8 @@ def _read_states(session: Session, tokenizer) -> tuple:
   fixed, pool = everything.hold_out(
     config.fixed_set.states, seed=config.seed, key=prompt_key
   )
-  if config.rl.pool == 'distinct':
-    first = {}
-    for state in pool.states:
-      first.setdefault(prompt_key(state), state)
-    pool = state_pool.StatePool(first.values())
+  if config.rl.pool_distinct:
+    pool = pool.distinct(prompt_key)
   pairs = [
     (state, step.reply)
     for trajectory in collected
