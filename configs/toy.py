@@ -4,14 +4,18 @@ from configs import base
 
 
 def get_config():
-  """A 0.9M-parameter model, four real tasks, about 9 minutes on 2 cores."""
+  """A 0.9M-parameter model, four real tasks, 7 to 8 minutes on 2 cores."""
   config = base.get_config()
   # In most states doing nothing pays more than the average edit at first: with
   # a larger step or a looser leash the policy stops editing before it has
   # learned which edits pay.
-  config.rl.steps = 100
+  config.rl.steps = 60
+  config.rl.epochs = 2  # scripts cost more than updates here
   config.rl.learning_rate = 2e-4
+  config.rl.warmup_steps = 5
   config.rl.kl_coef = 0.1
+  # All samples of half of the states earn alike, and teach nothing.
+  config.rl.pool = 'prioritised'
   # Without repeats of a prompt: the three starts of episodes, which are half
   # of all prefixes, would be half of what it trains on.
   config.rl.pool_distinct = True
