@@ -13,7 +13,7 @@ def get_config():
   config.rl.epochs = 2  # scripts cost more than updates here
   config.rl.learning_rate = 2e-4
   config.rl.warmup_steps = 5
-  config.rl.kl_coef = 0.05
+  config.rl.kl_coef = 0.1
   config.rl.max_staleness = 1  # scripts run while the policy is updated
   # All samples of half of the states earn alike, and teach nothing.
   config.rl.pool = 'prioritised'
