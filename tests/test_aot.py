@@ -159,9 +159,11 @@ def test_a_topology_that_does_not_exist_is_told():
 
 
 @pytest.mark.libtpu
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize('length, rows', [(16_384, 16), (32_768, 4)])
+@pytest.mark.parametrize(
+  'length, rows',
+  [(16_384, 16), pytest.param(32_768, 4, marks=pytest.mark.slow)],
+)
 def test_the_7b_fits_16_chips(length, rows):
   done, found = compile_for(
     '--config=configs/qwen25_7b_sft.py',

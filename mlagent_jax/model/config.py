@@ -25,7 +25,8 @@ class ModelConfig:
     dtype: dtype of the computation ('float32' or 'bfloat16'); master weights
       are always float32.
     remat: rematerialisation policy of the layer scan: 'none', 'dots' (keep
-      the outputs of matrix products) or 'full'.
+      the results of projections and of attention) or 'full' (keep a block's
+      input).
     lora_rank: rank of the adapters (LoRA), which alone are trained then; 0 for
       none.
     lora_alpha: what the adapters add is multiplied by lora_alpha / lora_rank.

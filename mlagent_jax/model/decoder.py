@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from mlagent_jax.model import cache as kv_cache
 from mlagent_jax.model.attention import Attention, prepare
@@ -18,19 +19,20 @@ from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.int8 import INPUT_AXES, quantise
 from mlagent_jax.model.layers import RMSNorm, SwiGLU, rotary_angles
 from mlagent_jax.model.layout import Layout, right_padded
-from mlagent_jax.model.linear import parameter
+from mlagent_jax.model.linear import PRODUCT, parameter
 from mlagent_jax.model.sharding import (
   axes_of_scale,
   constrain,
   state_shardings,
 )
 
+_ATTENTION = 'attention'  # names its result, as PRODUCT a projection's
 # What the backward pass of a block may keep (ModelConfig.remat).
 _REMAT = {
   'none': lambda body: body,
   'dots': lambda body: jax.checkpoint(
     body,
-    policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    policy=jax.checkpoint_policies.save_only_these_names(PRODUCT, _ATTENTION),
     prevent_cse=False,  # a scan already prevents it
   ),
   'full': lambda body: jax.checkpoint(body, prevent_cse=False),
@@ -62,7 +64,8 @@ class Block(nnx.Module):
       [B, T, D], and the keys and values [B, T, K, H] of these tokens.
     """
     q, k, v = self.attention.heads(self.attention_norm(x), angles)
-    x += self.attention.output(attend(q, k, v))
+    heads = checkpoint_name(attend(q, k, v), _ATTENTION)
+    x += self.attention.output(heads)
     x += self.mlp(self.mlp_norm(x))
     return x, (k, v)
 

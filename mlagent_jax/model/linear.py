@@ -10,8 +10,14 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from mlagent_jax.model.config import ModelConfig
+
+
+# The name of a projection's result, for policies of rematerialisation: they do
+# not see the product inside `contract`.
+PRODUCT = 'product'
 
 
 def parameter(
@@ -132,7 +138,7 @@ class Projections(nnx.Module):
     """
     y = contract(equation, x, getattr(self, name)[...].astype(x.dtype))
     if name not in self._adapted:
-      return y
+      return checkpoint_name(y, PRODUCT)
     inputs, y_axes = equation.split('->')
     x_axes, w_axes = inputs.split(',')
     summed = ''.join(axis for axis in w_axes if axis not in y_axes)
@@ -141,6 +147,5 @@ class Projections(nnx.Module):
     a = getattr(self, f'{name}_a')[...].astype(x.dtype)
     b = getattr(self, f'{name}_b')[...].astype(x.dtype)
     low = contract(f'{x_axes},{summed}z->{rows}z', x, a)
-    return y + self._adapter_scale * contract(
-      f'{rows}z,z{new}->{y_axes}', low, b
-    )
+    y += self._adapter_scale * contract(f'{rows}z,z{new}->{y_axes}', low, b)
+    return checkpoint_name(y, PRODUCT)

@@ -76,6 +76,27 @@ def test_contract_has_the_gradients_of_einsum(equation, x, y):
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def test_remat_computes_again_what_it_says():
+  config = ModelConfig(2, 64, 4, 2, 16, 192, 32)
+  tokens = np.zeros((2, 32), np.int32)
+  layout = right_padded(jnp.array([32, 32]), 32)
+
+  def flops(remat):
+    graphdef, shapes = abstract_model(dataclasses.replace(config, remat=remat))
+
+    def loss(params):
+      return jnp.sum(nnx.merge(graphdef, params)(tokens, layout))
+
+    # Loops count once in both directions: a block forward and one backward.
+    compiled = jax.jit(jax.grad(loss)).lower(shapes).compile()
+    return compiled.cost_analysis()['flops']
+
+  block = 2 * 64 * (2 * 64 * (4 + 2) * 16 + 3 * 64 * 192)  # of 2 x 32 tokens
+  none, dots, full = map(flops, ('none', 'dots', 'full'))
+  assert dots - none < block / 5  # what is elementwise
+  assert full - none > block * 4 / 5  # all products but the last
+
+
 def test_remat_changes_nothing_and_bfloat16_little():
   config = ModelConfig(1, 16, 4, 2, 4, 24, 32, tied_embeddings=True)
   _, shapes = abstract_model(config)
