@@ -14,7 +14,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from mlagent_jax.model.config import ModelConfig
 
-
 # The name of a projection's result, for policies of rematerialisation: they do
 # not see the product inside `contract`.
 PRODUCT = 'product'
