@@ -6,10 +6,12 @@ from configs import base
 def get_config():
   """A 0.9M-parameter model, four real tasks, 7 to 8 minutes on 2 cores."""
   config = base.get_config()
+  # With 240 steps the policy starts RL 0.03 higher, and ends where it does now.
+  config.sft.steps = 190
   # In most states doing nothing pays more than the average edit at first: with
   # a larger step or a looser leash the policy stops editing before it has
   # learned which edits pay.
-  config.rl.steps = 60
+  config.rl.steps = 65
   config.rl.epochs = 2  # scripts cost more than updates here
   config.rl.learning_rate = 2e-4
   config.rl.warmup_steps = 5
