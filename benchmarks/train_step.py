@@ -25,7 +25,8 @@ def make_ours(layers):
   from mlagent_jax.model.decoder import make_model
   from mlagent_jax.optim import make_optimizer
 
-  graphdef, params = make_model(smollm2.our_config(layers), seed=0)
+  config = smollm2.our_config(layers, remat='dots')
+  graphdef, params = make_model(config, seed=0)
   tx = make_optimizer(1e-4)
   state = train_state.make_train_state(params, tx)
   step = train_state.make_train_step(graphdef, losses.make_sft_loss(), tx)

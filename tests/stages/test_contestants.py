@@ -1,7 +1,11 @@
 """Policies of a training run, opened by an evaluation."""
 
 import concurrent.futures
+import json
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -100,3 +104,43 @@ def test_what_is_no_training_run_is_refused(tmp_path):
   workdir.write_json(tmp_path / 'config.json', {'rl.magic': 1})
   with pytest.raises(session.ConfigError, match="the key 'rl.magic'"):
     trained.open_trained(tmp_path)
+
+
+def test_a_run_half_written_is_refused(training, tmp_path):
+  torn = shutil.copytree(training, tmp_path / 'torn')
+  config = torn / 'config.json'
+  config.write_bytes(config.read_bytes()[:50])
+  with pytest.raises(workdir.WorkdirError, match='config.json'):
+    trained.open_trained(torn)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+  'entry',
+  [
+    ('evaluate', '--agents=sft', '--suite=offline', '--workdir=out'),
+    ('serve', '--stage=sft', '--port=0'),
+  ],
+  ids=lambda entry: entry[0],
+)
+def test_weights_of_another_architecture_are_one_clear_line(
+  training, tmp_path, entry
+):
+  other = shutil.copytree(training, tmp_path / 'other')
+  config = json.loads((other / 'config.json').read_text())
+  workdir.write_json(other / 'config.json', config | {'model.embed_dim': 48})
+  name, *options = entry
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', f'mlagent_jax.{name}'),
+      *(f'--checkpoint={other}', *options),
+    ],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=500,
+  )
+  assert done.returncode == 1
+  assert 'Traceback' not in done.stderr
+  assert 'CheckpointError' in done.stderr
+  assert 'another config' in done.stderr
