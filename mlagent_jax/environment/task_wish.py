@@ -11,9 +11,11 @@ How a result is scored, they say in one of two ways:
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 
 from mlagent_jax.environment import task_import_tables as tables
+from mlagent_jax.environment import workspace
 from mlagent_jax.environment.task_folder import TaskError
 
 # Metrics of one target column as it stands in a table.
@@ -45,7 +47,8 @@ class Wish:
     data: the table with the labels or examples, relative to it.
     target: label column ('table').
     id_column: whose values name rows in submission.csv ('table').
-    test: under which name the script reads the rows to predict ('table').
+    test: under which name the script reads the rows to predict, relative to
+      the folder ('table').
     metric: one of TABLE_METRICS ('table').
     score_pattern: regular expression with one group ('printed').
     higher_is_better: 'true' or 'false' ('printed').
@@ -87,7 +90,10 @@ def complete(wish: Wish) -> Wish:
   asks: list[str] = []
   wish = dataclasses.replace(wish, script=_script(wish, asks))
   header = _header(wish, asks)
+  wish = dataclasses.replace(wish, test=_test(wish, asks))
+  asks += _wrong_limits(wish)
   if wish.printed:
+    asks += _wrong_pattern(wish.score_pattern)
     if wish.metric:
       asks.append('--metric or --score_pattern: give one of them, not both')
     if wish.higher_is_better not in ('true', 'false'):
@@ -160,6 +166,42 @@ def _header(wish: Wish, asks: list[str]) -> list[str]:
     )
     return []
   return list(table.header)
+
+
+def _test(wish: Wish, asks: list[str]) -> str:
+  """The name of the rows to predict; a file of the task, never another one."""
+  try:
+    plain = workspace.normalise(wish.test)
+  except workspace.PathError as error:
+    asks.append(f'--test: {error} It is a name inside of --task.')
+    return wish.test
+  if plain in ('.', wish.script, wish.data):
+    asks.append(
+      f'--test: {wish.test!r} cannot be where the rows to predict are written:'
+      ' name a file that is neither --script nor --data'
+    )
+  return plain
+
+
+def _wrong_limits(wish: Wish) -> list[str]:
+  return [
+    f'--{name}: must be above 0, not {getattr(wish, name):g}'
+    for name in ('seconds', 'memory_mb', 'cpus')
+    if not getattr(wish, name) > 0
+  ]
+
+
+def _wrong_pattern(pattern: str) -> list[str]:
+  try:
+    groups = re.compile(pattern).groups
+  except re.error as error:
+    return [f'--score_pattern: {pattern!r} is no regular expression: {error}']
+  if groups != 1:
+    return [
+      f'--score_pattern: {pattern!r} has {groups} groups; it needs one, in'
+      ' parentheses, for the number'
+    ]
+  return []
 
 
 def _missing_columns(wish: Wish, header: Sequence[str]) -> list[str]:

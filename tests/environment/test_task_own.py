@@ -1,6 +1,7 @@
 """A person's folder becomes a task: nothing is lost, leaked or touched."""
 
 import csv
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -223,7 +224,15 @@ def test_everything_that_is_missing_is_asked_for_at_once(mine):
     ({'target': ''}, '--target: the column to predict'),
     ({'id_column': 'y'}, 'is the target too'),
     ({'metric': 'speed'}, "'speed' is none of accuracy"),
+    ({'seconds': 0.0}, '--seconds: must be above 0, not 0'),
+    ({'memory_mb': -1}, '--memory_mb: must be above 0, not -1'),
+    ({'cpus': float('nan')}, '--cpus: must be above 0, not nan'),
+    ({'test': '../test.csv'}, "--test: '../test.csv' leads outside"),
+    ({'test': './train.csv'}, 'neither --script nor --data'),
+    ({'test': 'train.py'}, 'neither --script nor --data'),
     ({'score_pattern': '(.)'}, 'give one of them, not both'),
+    ({'metric': '', 'score_pattern': 'MAE: .*'}, 'has 0 groups; it needs one'),
+    ({'metric': '', 'score_pattern': 'MAE: (.'}, 'is no regular expression'),
     (
       {'metric': '', 'score_pattern': '(.)'},
       '--higher_is_better=true or =false',
@@ -234,6 +243,15 @@ def test_what_is_wrong_is_said(mine, fields, message):
   with pytest.raises(task_folder.TaskError, match='please say') as caught:
     wish_of(mine, **fields)
   assert message in str(caught.value)
+
+
+def test_rows_to_predict_are_never_written_to_a_file_of_the_persons(mine):
+  theirs = mine / 'test.csv'
+  theirs.write_text('id,x\nr1000,1.0\n')
+  before = fingerprint(mine)
+  with pytest.raises(task_folder.TaskError, match='--test: .* is absolute'):
+    wish_of(mine, test=str(theirs))
+  assert fingerprint(mine) == before
 
 
 def test_small_tables_and_repeated_ids_are_errors(mine):
@@ -255,8 +273,9 @@ def test_two_files_of_one_name_in_data_are_an_error(mine, tmp_path):
 
 def test_a_wrong_pattern_names_its_field(mine, tmp_path):
   wish = wish_of(
-    mine, metric='', score_pattern='MAE: .*', higher_is_better='false'
+    mine, metric='', score_pattern='MAE: (.*)', higher_is_better='false'
   )
+  wish = dataclasses.replace(wish, score_pattern='MAE: .*')
   own = task_own.make_task(wish, tmp_path / 'out')
   with pytest.raises(task_folder.TaskError, match='score_pattern: must have'):
     task_folder.load_task(own.folder)
