@@ -21,6 +21,7 @@ from mlagent_jax.environment.task_folder import Task, TaskError
 
 SUBMISSION = 'submission.csv'
 MAX_SUBMISSION_BYTES = 32 * 2**20
+_MAX_FIELD = 2**17  # characters of one value
 _SHOWN = 40  # characters of a wrong value that a message repeats
 
 
@@ -170,6 +171,8 @@ def _load_labels(
   header = [id_column, 'split', *target_columns]
   if not rows or rows[0] != header:
     raise TaskError(f'{file}: its header must be {",".join(header)}')
+  if len(rows) < 2:
+    raise TaskError(f'{file}: there is no row below its header')
   if any(len(row) != len(header) for row in rows):
     raise TaskError(f'{file}: a row has not {len(header)} fields')
   ids, split, *targets = zip(*rows[1:], strict=True)
@@ -288,6 +291,9 @@ def _rows(data: bytes, task: Task, labels: Labels) -> list[list[str]]:
           f'line {reader.line_num} has {len(row)} fields, expected'
           f' {len(header)}.'
         )
+      # The reader's own limit is the whole process's, and others raise it.
+      if any(len(field) > _MAX_FIELD for field in row):
+        raise csv.Error(f'field larger than field limit ({_MAX_FIELD})')
       if len(rows) > len(labels.rows):
         raise SubmissionError(
           f'there are more than the {len(labels.rows)} rows expected (one for'

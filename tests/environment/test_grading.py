@@ -156,6 +156,15 @@ REFUSED = [
 ]
 
 
+def test_the_limit_of_a_value_is_the_graders_own(tmp_path, mae_task):
+  before = csv.field_size_limit(2**31 - 1)  # as readers of tables set it
+  try:
+    with pytest.raises(grading.SubmissionError, match='larger than field lim'):
+      grading.grade(submit(tmp_path, rows(_3='r2,' + '1' * 200_000)), mae_task)
+  finally:
+    csv.field_size_limit(before)
+
+
 @pytest.mark.parametrize('content, words', REFUSED)
 def test_what_is_wrong_is_refused_and_named(tmp_path, mae_task, content, words):
   start = time.monotonic()
@@ -233,6 +242,7 @@ def test_damaged_labels_are_our_error(tmp_path, mae_task):
   good = mae_task.labels_file.read_text()
   for bad, words in (
     (good.replace('split', 'part'), 'header'),
+    (good[: good.index('\n') + 1], 'no row below its header'),
     (good.replace('r1,validation', 'r0,validation'), 'not unique'),
     (good.replace('r1,validation', 'r1,train'), 'split must be'),
     (good.replace(',1.0', ',high'), 'not a number'),
