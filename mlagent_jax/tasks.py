@@ -32,6 +32,7 @@ from mlagent_jax.commands import Commands
 from mlagent_jax.environment import (
   blobs,
   custom_grading,
+  fetch,
   grading,
   prepared,
   records,
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments,
     lambda: (
       blobs.DiskFullError,
+      fetch.FetchError,
       records.SandboxUnavailable,
       task_folder.TaskError,
     ),
@@ -339,7 +341,7 @@ def _import(options: argparse.Namespace) -> int:
   # It needs pandas, which the other commands do without.
   from mlagent_jax.environment import task_import
 
-  with sandbox.make_sandbox(options.sandbox) as box:
+  with _sandbox(options.sandbox) as box:
     report = task_import.import_task(
       options.source,
       options.folder,

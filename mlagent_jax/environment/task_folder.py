@@ -40,6 +40,7 @@ A script can print what it likes: such a task is for a person's own work
 """
 
 import dataclasses
+import glob
 import hashlib
 import json
 import math
@@ -278,7 +279,8 @@ def _find(name_or_path: str | pathlib.Path) -> pathlib.Path:
   path = pathlib.Path(name_or_path)
   is_name = isinstance(name_or_path, str) and len(path.parts) == 1
   if is_name and name_or_path not in ('.', '..'):
-    found = sorted(paths.top_folder('tasks').glob(f'*/{path}/task.toml'))
+    exactly = glob.escape(name_or_path)
+    found = sorted(paths.top_folder('tasks').glob(f'*/{exactly}/task.toml'))
     if found:
       return found[0].parent
   if path.is_dir():

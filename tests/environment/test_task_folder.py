@@ -57,6 +57,12 @@ def test_each_mistake_names_file_and_field(line_folder, old, new, words):
   assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize('name', ['*', 'a*', '[a]mes', 'ame?'])
+def test_a_pattern_is_no_name(name):
+  with pytest.raises(task_folder.TaskError, match='neither a folder nor'):
+    task_folder.load_task(name)
+
+
 def test_a_metric_of_one_column_takes_no_two(line_folder):
   file = line_folder / 'task.toml'
   text = file.read_text().replace("['y']", "['y', 'z']")

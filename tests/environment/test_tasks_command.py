@@ -101,6 +101,23 @@ def test_bad_input_is_told_in_a_line(command, line_task, arguments, words):
   assert words in err
 
 
+def test_what_cannot_be_downloaded_is_told_in_a_line(command, monkeypatch):
+  monkeypatch.setenv('PIP_NO_INDEX', '1')
+  monkeypatch.setenv('PIP_CONFIG_FILE', '/dev/null')
+  monkeypatch.delenv('PIP_FIND_LINKS', raising=False)
+  code, out, err = command('prepare', '--task', 'cells')
+  assert (code, out) == (2, '')
+  assert err.startswith('FetchError: ')
+
+
+def test_import_names_a_sandbox_that_does_not_exist(command, tmp_path):
+  code, out, err = command(
+    'import', '--from', 'mlebench', tmp_path, '--sandbox', 'jail'
+  )
+  assert (code, out) == (2, '')
+  assert err.startswith("TaskError: --sandbox: there is no sandbox 'jail'")
+
+
 NOISY = """
 import random
 print('a starter')
