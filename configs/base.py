@@ -282,4 +282,5 @@ def get_config() -> config_dict.ConfigDict:
   config.evaluate.max_steps = 5
   config.evaluate.temperature = 1.0
   config.evaluate.bootstrap_samples = 10_000
-  return config
+  # A key that is not here is a mistake of whoever writes a difference.
+  return config.lock()

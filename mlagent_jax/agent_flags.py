@@ -12,8 +12,11 @@ PROTOCOL = flags.DEFINE_enum(
 )
 TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Of sampling.')
 SEED = flags.DEFINE_integer('seed', 0, 'Of everything that is drawn.')
-SANDBOX = flags.DEFINE_string(
-  'sandbox', 'auto', 'docker, bubblewrap, process; auto: the strongest ready.'
+SANDBOX = flags.DEFINE_enum(
+  'sandbox',
+  'auto',
+  ['auto', 'docker', 'bubblewrap', 'process'],
+  'Where scripts run; auto: the strongest that is ready.',
 )
 WORKERS = flags.DEFINE_integer('workers', 2, 'Scripts at once.')
 _BASE_URL = flags.DEFINE_string(

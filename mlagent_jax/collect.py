@@ -13,18 +13,18 @@ config and work directory trains on what is there.
 from absl import app, flags
 
 # Its flags are ours: --config, --workdir, and those of several processes.
-from mlagent_jax import train
+from mlagent_jax import config_flag, train
 
 flags.adopt_module_key_flags(train)
 
 
 def main(argv):
   """Runs the one stage."""
-  config = flags.FLAGS.config
+  config = config_flag.CONFIG.value
   with config.unlocked():
     config.stages = ('collect',)
   train.main(argv)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=config_flag.parse)

@@ -19,16 +19,9 @@ import sys
 import time
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from mlagent_jax import paths
+from mlagent_jax import config_flag
 
-# Configs import each other as `configs.NAME`, from wherever this was started.
-sys.path.insert(0, str(paths.top_folder('configs').parent))
-
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'The config file, e.g. configs/toy.py.', lock_config=True
-)
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
@@ -51,6 +44,7 @@ _PROCESS_ID = flags.DEFINE_integer(
   'process_id', None, 'This process, from 0.', lower_bound=0
 )
 flags.mark_flags_as_required(['config', 'workdir'])
+flags.adopt_module_key_flags(config_flag)
 
 
 def main(argv):
@@ -68,7 +62,7 @@ def main(argv):
     )
     with processes.ending_together(here), processes.stopping_on_sigterm(here):
       try:
-        train(_CONFIG.value, *_place(), here)
+        train(config_flag.CONFIG.value, *_place(), here)
       except errors.EXPECTED as error:
         # What a person can put right needs no traceback.
         sys.exit(f'{type(error).__name__}: {error}')
@@ -85,7 +79,7 @@ def _place() -> tuple[pathlib.Path, str]:
   if not mirror.is_url(_WORKDIR.value):
     return pathlib.Path(_WORKDIR.value), ''
   folder = _MIRROR.value or mirror.folder_for(_WORKDIR.value)
-  environment = _CONFIG.value.environment
+  environment = config_flag.CONFIG.value.environment
   nodes = environment.pool == 'ray' and environment.ray_address != 'local'
   if nodes and not _MIRROR.value:
     raise mirror.MirrorError(
@@ -146,4 +140,4 @@ def run_stage(session, stage: str) -> dict:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=config_flag.parse)

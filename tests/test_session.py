@@ -89,6 +89,7 @@ def test_a_cache_of_another_version_is_refused(config, tmp_path):
   'key, value, words',
   [
     ('pool', 'slurm', "environment.pool: 'slurm' is none of"),
+    ('sandbox', 'jail', "environment.sandbox: 'jail' is none of"),
     ('executions_gb', 0.0, 'environment.executions_gb: 0.0 must be above 0'),
     ('docker_image', 'x/y', "'x/y' needs environment.sandbox 'docker', found"),
     ('workers', 0, r'environment.workers = 0: workers \(0\)'),
@@ -99,6 +100,15 @@ def test_bad_keys_are_told_at_start_up(config, tmp_path, key, value, words):
   with pytest.raises(session.ConfigError, match=words):
     step(config, tmp_path / 'run')
   assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
+
+
+def test_an_editor_on_many_nodes_is_told_at_start_up(config):
+  config.agent.editor = 'endpoint'
+  config.environment.pool = 'ray'
+  with pytest.raises(
+    session.ConfigError, match="agent.editor 'endpoint' needs"
+  ):
+    session.check_config(config, 1)
 
 
 def test_the_keys_may_differ_when_a_run_is_resumed(config, tmp_path):

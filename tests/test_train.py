@@ -230,7 +230,6 @@ def refused(environment, workdir, *overrides):
 @pytest.mark.parametrize(
   'override, words',
   [
-    ('rl.kl_coefficient=0.1', ['kl_coefficient', 'kl_coef']),
     ('stages=("collect","tune")', ['stages', 'tune', 'sft']),
     ('stages=("rl","sft")', ['order']),
     ('sft.micro_batches=3', ['sft.prompts_per_batch', '4', '3']),
@@ -246,7 +245,39 @@ def test_a_bad_config_stops_at_start_up(environment, tmp_path, override, words):
   text = refused(environment, tmp_path / 'run', override)
   for word in words:
     assert word in text
+  assert 'Traceback' not in text
   assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
+
+
+def test_a_key_that_does_not_exist_is_refused(environment, tmp_path):
+  text = refused(environment, tmp_path / 'run', 'rl.kl_coefficient=0.1')
+  assert '--config.rl.kl_coefficient: there is no such key' in text
+  assert "did you mean 'kl_coef'?" in text
+  assert 'Traceback' not in text
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_file_with_a_key_that_does_not_exist_is_refused(tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text(
+    'from configs import base\n'
+    'def get_config():\n'
+    '  config = base.get_config()\n'
+    '  config.rl.kl_coefficient = 0.1\n'
+    '  return config\n'
+  )
+  flags = [f'--config={file}', f'--workdir={tmp_path / "run"}']
+  done = subprocess.run(
+    [sys.executable, '-m', 'mlagent_jax.train', *flags],
+    cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode != 0
+  assert f'File "{file}", line 4' in done.stderr
+  assert 'Key "kl_coefficient" does not exist' in done.stderr
+  assert not (tmp_path / 'run').exists()
 
 
 def test_a_workdir_of_another_config_is_refused(

@@ -225,6 +225,7 @@ def check_config(
     ('tokenizer.kind', config.tokenizer.kind, TOKENIZERS),
     ('sft.layout', config.sft.layout, LAYOUTS),
     ('environment.pool', config.environment.pool, workers.KINDS),
+    ('environment.sandbox', config.environment.sandbox, sandbox.KINDS),
     ('agent.editor', config.agent.editor, chat_models.EDITORS),
     ('collect.expert', config.collect.expert, chat_models.EXPERTS),
     ('collect.choice', config.collect.choice, diversity.CHOICES),
@@ -238,6 +239,12 @@ def check_config(
       "collect.expert or agent.editor is 'policy', which one process alone can"
       f' ask, but there are {num_devices // num_local}: serve it (python -m'
       " mlagent_jax.serve) and use 'endpoint'"
+    )
+  if config.agent.editor and config.environment.pool == 'ray':
+    raise ConfigError(
+      f'agent.editor {config.agent.editor!r} needs environment.pool'
+      " 'local': what it may spend and how fast is counted in one process,"
+      " and steps of 'ray' run in many"
     )
   kind, image = config.environment.sandbox, config.environment.docker_image
   if image != IMAGE and kind != 'docker':

@@ -24,6 +24,7 @@ _KINDS = {
   'bubblewrap': BubblewrapSandbox,
   'process': ProcessSandbox,
 }
+KINDS = ('auto', *_KINDS)
 
 
 class Sandbox(Protocol):
