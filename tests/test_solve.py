@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import rich.console
 
-from mlagent_jax.environment import task_wish
+from mlagent_jax.environment import blobs, task_wish, workspace
+from mlagent_jax.stages import session, workdir
 from mlagent_jax.stages.evaluation import contestants
 from mlagent_jax.stages.solving import place, run
+from mlagent_jax.stages.solving import result as result_lib
 
 sys.path.append(str(Path(__file__).parent / 'exploration'))
 import endpoint_server  # noqa: E402
@@ -141,6 +143,74 @@ def test_the_best_script_comes_back_as_a_patch(served, tmp_path, script, wish):
   assert len(served.requests) == asked
 
 
+def test_a_script_that_fails_on_unseen_rows_gives_way_to_the_next(
+  served, tmp_path
+):
+  worked_on = np.random.RandomState(0).permutation(200)[0]
+  fragile = f'3.0 if "\\n{worked_on}," in open("train.csv").read() else 1 / 0'
+  slopes = ('2.5', fragile)
+
+  def answer(body):
+    seen = sum('Observation: ' in m['content'] for m in body['messages'])
+    if seen >= len(slopes):
+      return (
+        f'{PARTS}Thought: t\nAction: Final Answer\n'
+        'Action Input: {"final_answer": "done"}'
+      )
+    return (
+      f'{PARTS}Thought: t\nAction: Edit Script Lines\nAction Input: train.py'
+      f' 3-3\nSLOPE = {slopes[seen]}'
+    )
+
+  served.answer = answer
+  folder = folder_of(tmp_path, PRINTED)
+  plan = plan_of(folder, served, tmp_path / 'out', wish=BY_PRINT, best_of=1)
+  result = run.solve(plan, rich.console.Console(quiet=True))
+  assert result['attempts'][0] < 0.12  # the fragile one, on what it saw
+  assert result['failed_on_unseen'] == 1
+  assert result['found_at_step'] == 0
+  assert result['improved_on_unseen']
+  assert 'SLOPE = 2.5' in (tmp_path / 'out' / 'solution.patch').read_text()
+
+
+@pytest.mark.parametrize(
+  'name', ['train.py', 'sub/train model.py', 'caf\u00e9.py']
+)
+@pytest.mark.parametrize(
+  'text',
+  [
+    'a = 1\n\x0c\nb = 2\n',  # a form feed, as old sources have them
+    'a = "\u2028\x85\x1c"\nb = 2\n',
+    'a = 1\r\nb = 2\r\n',
+    'a = 1\nb = 2',
+  ],
+)
+def test_a_patch_gives_exactly_the_best_script(tmp_path, name, text):
+  store = blobs.BlobStore(tmp_path / 'blobs')
+  better = text.replace('b = 2', 'b = 3')
+  before = {'model.bin': bytes([255, 0, 1]), name: text.encode()}
+  after = {'model.bin': bytes([255, 0, 2]), name: better.encode()}
+  after |= {'new.py': b'x = 1\n', 'odd\nname.py': b'', 'log.txt': b'done\n'}
+  trees = []
+  for files in (before, after):
+    tree = {}
+    for path, content in files.items():
+      tree = workspace.with_file(tree, path, content, store)
+    trees.append(workspace.write_tree(tree, store))
+  patch, changed = result_lib.difference(store, *trees)
+  assert sorted(changed) == sorted([name, 'new.py'])
+  theirs = tmp_path / 'theirs'
+  for path, content in before.items():
+    (theirs / path).parent.mkdir(parents=True, exist_ok=True)
+    (theirs / path).write_bytes(content)
+  subprocess.run(
+    ['patch', '-p1'], cwd=theirs, input=patch.encode(), check=True, timeout=20
+  )
+  assert (theirs / name).read_bytes() == better.encode()
+  assert (theirs / 'new.py').read_bytes() == b'x = 1\n'
+  assert (theirs / 'model.bin').read_bytes() == before['model.bin']
+
+
 def test_nothing_better_is_said_so(served, tmp_path):
   served.answer = lambda body: (
     f'{PARTS}Thought: t\nAction: Final Answer\n'
@@ -167,6 +237,11 @@ def test_a_script_that_fails_is_an_error_with_what_it_printed(served, tmp_path):
   [
     ({'agent': 'nobody'}, "'nobody' is none of scripted"),
     ({'best_of': 0}, 'best_of must be at least 1'),
+    ({'temperature': -1.0}, 'temperature must be at least 0'),
+    (
+      {'endpoint': contestants.EndpointOptions(prompt_price=-1.0)},
+      'price prompt is -1.0, less than 0',
+    ),
     (
       {
         'endpoint': contestants.EndpointOptions(max_cost=1.0),
@@ -178,7 +253,7 @@ def test_a_script_that_fails_is_an_error_with_what_it_printed(served, tmp_path):
 def test_wrong_options_stop_at_start_up(served, tmp_path, changes, message):
   folder = folder_of(tmp_path, TABLE)
   plan = plan_of(folder, served, tmp_path / 'out', wish=BY_TABLE, **changes)
-  with pytest.raises(Exception, match=message):
+  with pytest.raises(session.ConfigError, match=message):
     run.solve(plan, rich.console.Console(quiet=True))
 
 
@@ -191,6 +266,6 @@ def test_out_is_never_inside_the_folder_or_somebody_elses(served, tmp_path):
     (tmp_path / 'full', 'is not empty'),
   ):
     plan = plan_of(folder, served, out, wish=BY_TABLE)
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(workdir.WorkdirError, match=message):
       run.solve(plan, rich.console.Console(quiet=True))
   assert sorted(p.name for p in folder.iterdir()) == ['train.csv', 'train.py']

@@ -158,12 +158,10 @@ def _made(wish, out: pathlib.Path, seed: int) -> task_own.OwnTask:
   return own
 
 
-def score_of(environment, task, tree: str, wish) -> Scores:
-  """Scores of the entry script of a tree.
-
-  Raises:
-    SolveError: if it has none; says what the script printed.
-  """
+def try_script(
+  environment, task, tree: str
+) -> tuple[execution.Execution, execution.Verdict]:
+  """Runs the entry script of a tree; what it gave and what that is worth."""
   ran = execution.execute(
     tree,
     task.entry,
@@ -179,6 +177,16 @@ def score_of(environment, task, tree: str, wish) -> Scores:
     must_submit=True,
     sandbox=environment.sandbox,
   )
+  return ran, verdict
+
+
+def score_of(environment, task, tree: str, wish) -> Scores:
+  """Scores of the person's own script, which the tree holds.
+
+  Raises:
+    SolveError: if it has none; says what the script printed.
+  """
+  ran, verdict = try_script(environment, task, tree)
   if verdict.scores is None:
     printed = ran.completed.output.strip()[-_SHOWN:] or '(nothing)'
     raise SolveError(

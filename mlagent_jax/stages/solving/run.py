@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import shlex
 import time
 from collections.abc import Iterator
 
@@ -65,6 +66,10 @@ def solve(plan: Plan, console: rich.console.Console) -> dict:
       raise session.ConfigError(
         f'{name} must be at least 1, not {getattr(plan, name)}'
       )
+  if not plan.temperature >= 0:
+    raise session.ConfigError(
+      f'temperature must be at least 0, not {plan.temperature}'
+    )
   wish = task_wish.complete(plan.wish)
 
   def say(text: str) -> None:
@@ -203,11 +208,14 @@ def table(place, found) -> rich.table.Table:
     grid.caption = (
       f'None of {len(found.attempts)} attempts was better on validation;'
       ' nothing to change.'
+      if not found.failed_on_unseen
+      else f'{found.failed_on_unseen} scripts were better on validation, but'
+      ' none of them has a score on the unseen rows; nothing to change.'
     )
   else:
     grid.caption = (
       f'patch: {out / "solution.patch"}\n'
-      f'apply: cd {place.wish.folder} && patch -p1 <'
-      f' {(out / "solution.patch").resolve()}'
+      f'apply: cd {shlex.quote(str(place.wish.folder.resolve()))} &&'
+      f' patch -p1 < {shlex.quote(str((out / "solution.patch").resolve()))}'
     )
   return grid
