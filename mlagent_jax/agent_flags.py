@@ -8,7 +8,8 @@ PROTOCOL = flags.DEFINE_enum(
   'protocol',
   None,
   ['compact', 'full'],
-  "Of replies; default: the agent's own.",
+  "Of replies; default: a training run's own, 'full' for endpoints, else"
+  " 'compact'.",
 )
 TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Of sampling.')
 SEED = flags.DEFINE_integer('seed', 0, 'Of everything that is drawn.')

@@ -33,6 +33,7 @@ class ChatExpert:
   Attributes:
     name: the model's.
     usage: what this episode's replies used.
+    refused_prompts: states whose prompt is longer than the budget.
   """
 
   def __init__(
@@ -49,6 +50,7 @@ class ChatExpert:
   ):
     self.name = model.name
     self.usage = accounting.Usage()
+    self.refused_prompts = 0
     self._model = model
     self._protocol = protocol
     self._allowed = allowed
@@ -86,6 +88,7 @@ class ChatExpert:
     except history.PromptTooLong:
       if not steps:
         raise
+      self.refused_prompts += 1
       return ''
     (answer,) = self._model.complete(
       messages,

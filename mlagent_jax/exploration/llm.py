@@ -162,7 +162,7 @@ class Endpoint:
     return [
       Completion(
         # An empty answer is the agent's: it will not parse.
-        choice.message.content or '',
+        _encodable(choice.message.content or ''),
         choice.finish_reason or 'stop',
         usage.prompt_tokens,
         usage.completion_tokens // n,
@@ -195,6 +195,11 @@ class Endpoint:
 
   def _translated(self):
     return _Translated(self)
+
+
+def _encodable(text: str) -> str:
+  """The text without half characters, which JSON can hold and no file can."""
+  return text.encode('utf-8', 'replace').decode('utf-8')
 
 
 class _Translated:

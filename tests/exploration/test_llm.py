@@ -41,6 +41,12 @@ def test_answers_and_their_price():
   assert (body['seed'], body['max_tokens'], body['n']) == (3, 7, 2)
 
 
+def test_half_a_character_becomes_a_question_mark():
+  with endpoint_server.serve(answer=lambda body: 'a \ud800 b') as served:
+    (answer,) = endpoint(served).complete(ASK, max_tokens=7)
+  assert answer.text == 'a ? b'
+
+
 def test_passing_faults_are_tried_again():
   with endpoint_server.serve() as served:
     served.faults = [

@@ -7,17 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
+import endpoint_server
 import numpy as np
 import pytest
 import rich.console
+from line_task import write_task
 
+from configs import base
 from mlagent_jax import trajectories
 from mlagent_jax.environment import blobs, episode, prepared, task_folder
-from mlagent_jax.environment.records import OutcomeKind
+from mlagent_jax.environment.records import ActionName, OutcomeKind
 from mlagent_jax.exploration import random_agent
 from mlagent_jax.stages import session, workdir
-from mlagent_jax.stages.evaluation import paper, run, tables
+from mlagent_jax.stages.evaluation import contestants, paper, run, tables
 
 VALID = {
   OutcomeKind.LOOKED,
@@ -196,6 +200,9 @@ def test_other_settings_are_refused(reference, suite):
     ({'agents': ('random', 'random')}, 'twice'),
     ({'agents': ('sft',)}, "'sft' is a policy of a training run"),
     ({'episodes': 0}, '--episodes must be at least 1, not 0'),
+    ({'bootstrap_samples': 0}, '--bootstrap_samples must be at least 1, not 0'),
+    ({'temperature': float('nan')}, '--temperature must be at least 0, not n'),
+    ({'max_seconds': 0.0}, '--max_minutes must be above 0, not 0'),
     ({'tasks': ()}, 'no task'),
   ],
 )
@@ -203,6 +210,57 @@ def test_what_cannot_work_stops_at_start_up(suite, tmp_path, changes, words):
   with pytest.raises(session.ConfigError, match=words):
     evaluate(suite, tmp_path / 'x', **changes)
   assert not (tmp_path / 'x').exists()
+
+
+def test_two_tasks_of_one_name_are_told(suite, tmp_path):
+  other = write_task(tmp_path / 'other')
+  with pytest.raises(session.ConfigError, match="two tasks are called 'line'"):
+    evaluate(suite, tmp_path / 'x', tasks=(str(suite / 'line'), str(other)))
+
+
+FULL = 'Reflection: r\nResearch Plan and Status: p\nFact Check: f\nThought: t\n'
+
+
+def test_an_endpoint_speaks_the_full_protocol_beside_a_compact_agent(
+  suite, cache_home, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('OPENAI_API_KEY', 'good')
+  long = '\\n'.join(['# ' + 'x' * 100] * 90)
+
+  def answer(body):
+    assert 'The tools, each with an example' in body['messages'][1]['content']
+    return (
+      f'{FULL}Action: Edit Script\nAction Input: {{"script_name": "train.py",'
+      f' "search": "SLOPE = 1.0", "replace": "{long}\\nSLOPE = 2.5"}}'
+    )
+
+  with endpoint_server.serve(answer=answer) as served:
+    results = evaluate(
+      suite,
+      tmp_path / 'run',
+      agents=('random', 'endpoint:toy'),
+      tasks=(str(suite / 'line'),),
+      episodes=1,
+      endpoint=contestants.EndpointOptions(
+        base_url=served.url, max_prompt_tokens=4000
+      ),
+    )
+  # One edit, which makes the script longer than the prompt may be.
+  assert len(served.requests) == 1
+  figures = results['agents']['endpoint:toy']['all']
+  assert figures['kinds'] == {'unparsed': 0.75, 'edited': 0.25}
+  assert figures['per_episode']['refused_prompts'] == 3
+  assert results['agents']['random']['all']['kinds'].get('unparsed', 0) == 0
+
+
+def test_actions_of_a_second_model_are_left_out(suite, tmp_path):
+  config = base.get_config()
+  config.agent.actions = ('Edit Script (AI)', 'Edit Script Lines')
+  config.agent.protocol = 'full'
+  trained = types.SimpleNamespace(config=config)  # a run is more than this
+  options = run.options_of(plan(suite, tmp_path), trained, 'random')
+  assert options.allowed == {ActionName.EDIT_SCRIPT_LINES}
+  assert options.protocol == 'full'
 
 
 def test_a_folder_without_tasks_is_no_suite(tmp_path):

@@ -182,7 +182,8 @@ class Endpoint:
 
   Raises:
     EndpointError: if it cannot be used.
-    ConfigError: if a ceiling has no price to go with it.
+    ConfigError: if a ceiling has no price to go with it, prices or the ceiling
+      are negative, or the ledger is damaged.
   """
 
   def __init__(self, name: str, options: Options):
@@ -194,14 +195,19 @@ class Endpoint:
       )
     self.name = name
     self._options = options
+    try:
+      prices = accounting.Prices(chosen.prompt_price, chosen.completion_price)
+      ledger = accounting.Ledger(chosen.ledger, ceiling=chosen.max_cost or None)
+    except ValueError as error:
+      raise session.ConfigError(f'{name}: {error}') from error
     self.model = llm.Endpoint(
       llm.EndpointConfig(
         model=name.removeprefix(ENDPOINT),
         base_url=chosen.base_url,
         api_key_variable=chosen.api_key_variable,
-        prices=accounting.Prices(chosen.prompt_price, chosen.completion_price),
+        prices=prices,
       ),
-      accounting.Ledger(chosen.ledger, ceiling=chosen.max_cost or None),
+      ledger,
     )
     self.model.check()
     self.identity = {
@@ -229,6 +235,7 @@ class Endpoint:
         prompt_tokens=used.prompt_tokens,
         completion_tokens=used.completion_tokens,
         dollars=used.money,
+        refused_prompts=agent.refused_prompts,
       )
 
     return Seat(agent, usage=usage)

@@ -47,12 +47,13 @@ class Plan:
     max_seconds: of an episode.
     seed: of every draw.
     temperature: of policies.
-    protocol: None: the training run's, or 'compact' without one.
+    protocol: None: 'full' for endpoints, which nobody trained on the other;
+      for all others the training run's, or 'compact' without one.
     max_prompt_tokens: of policies; 0: the training run's.
     sandbox: a kind, or 'auto'.
     workers: scripts at once.
     at_once: episodes in flight, and the largest batch of a policy.
-    reuse_executions: whether what ran once is run again.
+    reuse_executions: whether what ran once is not run again.
     dollars_per_hour: of one accelerator.
     bootstrap_samples: of intervals and tests.
     endpoint: where 'endpoint:MODEL' is, and what it costs.
@@ -112,40 +113,76 @@ def evaluate(plan: Plan, console: rich.console.Console) -> dict:
   Raises:
     ConfigError, WorkdirError, TaskError, SandboxUnavailable: see there.
   """
-  for name in ('episodes', 'max_steps', 'workers', 'at_once'):
-    if getattr(plan, name) < 1:
+  _check(plan)
+  tasks: dict[str, task_folder.Task] = {}
+  for task in map(task_folder.load_task, plan.tasks):
+    if task.name in tasks:
       raise session.ConfigError(
-        f'--{name} must be at least 1, not {getattr(plan, name)}'
+        f'two tasks are called {task.name!r}: {tasks[task.name].folder} and'
+        f' {task.folder}'
       )
-  contestants.check_names(plan.agents, plan.checkpoint is not None)
-  tasks = {t.name: t for t in map(task_folder.load_task, plan.tasks)}
-  if not tasks:
-    raise session.ConfigError('there is no task to evaluate on')
+    tasks[task.name] = task
   run = (
     None if plan.checkpoint is None else trained.open_trained(plan.checkpoint)
   )
   for stage in set(plan.agents) & set(trained.STAGES):
     run.step(stage)  # a missing checkpoint is found before anything is played
-  options = _options(plan, run)
   place = plan.workdir / FOLDER
   for task in tasks.values():
     prepared.prepare_task(task)
-  with _open_pool(plan, options, tasks) as pool:
-    identity = pool.environment.sandbox.identity
+  with sandbox.make_sandbox(plan.sandbox) as box:
+    identity = box.identity
     console.print(f'sandbox: {identity}', highlight=False, soft_wrap=True)
-    _play(plan, options, run, pool, tasks, place, console)
+    for name in plan.agents:
+      if name != contestants.STARTER:
+        options = options_of(plan, run, name)
+        with _open_pool(plan, options, tasks, box) as pool:
+          _play(plan, name, options, run, pool, tasks, place, console)
   results = report(plan, run, tasks, place, identity)
   write(place, results)
   console.print(summary(results))
   return results
 
 
-def _options(plan: Plan, run) -> contestants.Options:
+def _check(plan: Plan) -> None:
+  """Finds what is wrong with a plan before anything is opened."""
+  if not plan.tasks:
+    raise session.ConfigError('there is no task to evaluate on')
+  for name, least in (
+    ('episodes', 1),
+    ('max_steps', 1),
+    ('workers', 1),
+    ('at_once', 1),
+    ('bootstrap_samples', 1),
+    ('temperature', 0),
+    ('max_prompt_tokens', 0),
+    ('dollars_per_hour', 0),
+  ):
+    value = getattr(plan, name)
+    if not value >= least:
+      raise session.ConfigError(
+        f'--{name} must be at least {least}, not {value}'
+      )
+  if not plan.max_seconds > 0:
+    raise session.ConfigError(
+      f'--max_minutes must be above 0, not {plan.max_seconds / 60:g}'
+    )
+  contestants.check_names(plan.agents, plan.checkpoint is not None)
+
+
+def options_of(plan: Plan, run, agent: str) -> contestants.Options:
+  """What one agent has to know.
+
+  There is no second model here: actions that need one are left out, whatever
+  the training run had.
+  """
   if run is None:
     protocol, allowed = 'compact', episode.WITHOUT_EDITOR
   else:
     protocol = run.config.agent.protocol
-    allowed = session.allowed_actions(run.config)
+    allowed = session.allowed_actions(run.config) - episode.NEEDS_EDITOR
+  if agent.startswith(contestants.ENDPOINT):
+    protocol = 'full'
   return contestants.Options(
     protocol=plan.protocol or protocol,
     allowed=allowed,
@@ -160,63 +197,59 @@ def _options(plan: Plan, run) -> contestants.Options:
 
 
 @contextlib.contextmanager
-def _open_pool(plan: Plan, options, tasks) -> Iterator[local.LocalPool]:
-  with sandbox.make_sandbox(plan.sandbox) as box:
-    executions = None
-    if plan.reuse_executions:
-      executions = cache.ExecutionCache(plan.workdir / 'executions')
-    environment = episode.Environment(
-      tasks,
-      box,
-      blobs.BlobStore(plan.workdir / 'blobs'),
-      cache=executions,
-      allowed=options.allowed,
-      protocol=options.protocol,
+def _open_pool(plan: Plan, options, tasks, box) -> Iterator[local.LocalPool]:
+  executions = None
+  if plan.reuse_executions:
+    executions = cache.ExecutionCache(plan.workdir / 'executions')
+  environment = episode.Environment(
+    tasks,
+    box,
+    blobs.BlobStore(plan.workdir / 'blobs'),
+    cache=executions,
+    allowed=options.allowed,
+    protocol=options.protocol,
+  )
+  with local.LocalPool(environment, workers=plan.workers) as pool:
+    yield pool
+
+
+def _play(plan, name, options, run, pool, tasks, place, console) -> None:
+  """A contestant's missing episodes."""
+  folder = playing.folder_of(place, name)
+  with contestants.make(name, options, run) as contestant:
+    playing.check_settings(
+      folder,
+      {
+        'protocol': options.protocol,
+        'actions': sorted(options.allowed),
+        'max_steps': plan.max_steps,
+        'max_seconds': plan.max_seconds,
+        'seed': plan.seed,
+        **contestant.identity,
+      },
     )
-    with local.LocalPool(environment, workers=plan.workers) as pool:
-      yield pool
-
-
-def _play(plan, options, run, pool, tasks, place, console) -> None:
-  """Every contestant's missing episodes, one contestant after the other."""
-  for name in plan.agents:
-    if name == contestants.STARTER:
-      continue
-    folder = playing.folder_of(place, name)
-    with contestants.make(name, options, run) as contestant:
-      playing.check_settings(
+    store = trajectories.TrajectoryStore(folder)
+    done = sum(
+      playing.trajectory_id(name, task, number) in store
+      for task in tasks
+      for number in range(plan.episodes)
+    )
+    total = len(tasks) * plan.episodes
+    with run_log.progress_bar(console, name, total, done) as bar:
+      playing.play_missing(
+        pool,
+        contestant,
+        list(tasks.values()),
         folder,
-        {
-          'protocol': options.protocol,
-          'actions': sorted(options.allowed),
-          'max_steps': plan.max_steps,
-          'max_seconds': plan.max_seconds,
-          'seed': plan.seed,
-          **contestant.identity,
-        },
+        episodes=plan.episodes,
+        max_steps=plan.max_steps,
+        max_seconds=plan.max_seconds,
+        at_once=plan.at_once,
+        on_done=lambda t: bar(
+          f'{t.task}: {len(t.steps)} steps; scripts reused'
+          f' {pool.counts.hit_rate:.0%}'
+        ),
       )
-      store = trajectories.TrajectoryStore(folder)
-      done = sum(
-        playing.trajectory_id(name, task, number) in store
-        for task in tasks
-        for number in range(plan.episodes)
-      )
-      total = len(tasks) * plan.episodes
-      with run_log.progress_bar(console, name, total, done) as bar:
-        playing.play_missing(
-          pool,
-          contestant,
-          list(tasks.values()),
-          folder,
-          episodes=plan.episodes,
-          max_steps=plan.max_steps,
-          max_seconds=plan.max_seconds,
-          at_once=plan.at_once,
-          on_done=lambda t: bar(
-            f'{t.task}: {len(t.steps)} steps; scripts reused'
-            f' {pool.counts.hit_rate:.0%}'
-          ),
-        )
 
 
 def report(plan: Plan, run, tasks, place, identity: str) -> dict:
