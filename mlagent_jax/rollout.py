@@ -14,7 +14,7 @@ import numpy as np
 
 from mlagent_jax import dispatch, sampling
 from mlagent_jax import reward as reward_lib
-from mlagent_jax.agent import stop_text
+from mlagent_jax.agent import history, stop_text
 from mlagent_jax.environment import records
 
 
@@ -189,6 +189,10 @@ def play_episodes(
 
   Returns:
     Trajectories, ordered by task and episode.
+
+  Raises:
+    PromptTooLong: if the policy cannot read where an episode begins. An episode
+      that comes to where it cannot read on ends there.
   """
   start = time.monotonic()
   played = [
@@ -208,13 +212,25 @@ def play_episodes(
       for _, episode in alive:
         episode.ended_by = 'time'
       break
+    prompts = {}
+    for index, episode in alive:
+      try:
+        prompts[index] = prompt_ids(
+          episode.task, episode.snapshot, episode.steps
+        )
+      except history.PromptTooLong:
+        if not episode.steps:
+          raise
+        episode.ended_by = 'prompt'
+    alive = [(index, played[index]) for index in prompts]
+    if not alive:
+      break
     # Seeds belong to the episode's place, not to who is still alive.
     shape = len(played), 1
     seeds = seeds_for(seed=seed, stream=stream, step=step, shape=shape)
-    prompts = [prompt_ids(e.task, e.snapshot, e.steps) for _, e in alive]
     with span('sample'):
       replies = policy.sample_replies(
-        params, prompts, seeds[[index for index, _ in alive]]
+        params, list(prompts.values()), seeds[list(prompts)]
       )
     tickets = [
       dispatcher.submit(e.task, e.snapshot, reply[0].text)

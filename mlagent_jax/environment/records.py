@@ -213,7 +213,8 @@ class Trajectory:
     seed: seed of the episode.
     ideas: the ideas that were put into the agent's first prompt.
     steps: in order.
-    ended_by: 'final_answer', 'steps' or 'time'.
+    ended_by: 'final_answer', 'steps', 'time', or 'prompt': the agent made its
+      script longer than it can read.
     seconds: wall-clock seconds of the whole episode.
   """
 

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 
 from mlagent_jax import state_pool, trajectories
+from mlagent_jax.agent import history
 from mlagent_jax.stages.session import Session
 
 
@@ -50,6 +51,13 @@ class States:
     """The draws of RL from their beginning, by the config."""
     settings = config.rl
     held = {tuple(self.ids_of(state)) for state in self.fixed}
+
+    def admits(state: trajectories.State) -> bool:
+      try:
+        return tuple(self.ids_of(state)) not in held
+      except history.PromptTooLong:
+        return False  # the policy made its script longer than it can read
+
     return state_pool.Draws(
       self.pool,
       settings.pool,
@@ -57,7 +65,7 @@ class States:
       uniform_share=settings.pool_uniform_share,
       visited_share=settings.visited_share,
       visited_most=settings.visited_most,
-      admits=lambda state: tuple(self.ids_of(state)) not in held,
+      admits=admits,
     )
 
 
@@ -66,7 +74,11 @@ def load_states(session: Session, tokenizer) -> States:
 
   Two states are the same if the policy cannot tell them apart: if their
   prompts are equal. Process 0 reads and renders them; only it can look into
-  workspaces.
+  workspaces. What an expert read and the policy cannot (its script has become
+  too long) is left out.
+
+  Raises:
+    PromptTooLong: if the policy cannot even read where an episode begins.
   """
   pool, fixed, pairs, known, longest = session.processes.leader_does(
     _read_states, session, tokenizer
@@ -90,7 +102,22 @@ def _read_states(session: Session, tokenizer) -> tuple:
       )
     return known[state.key]
 
-  everything = state_pool.StatePool.of(collected)
+  def is_readable(state) -> bool:
+    try:
+      return bool(prompt_key(state))
+    except history.PromptTooLong:
+      if not state.history:
+        raise
+      return False
+
+  states = [s for t in collected for s in trajectories.states_of(t)]
+  everything = state_pool.StatePool(filter(is_readable, states))
+  if len(everything) < len(states):
+    session.log.say(
+      f'{len(states) - len(everything)} of {len(states)} states of the experts'
+      ' are left out: their prompts are longer than agent.max_prompt_tokens ='
+      f' {config.agent.max_prompt_tokens}'
+    )
   fixed, pool = everything.hold_out(
     config.fixed_set.states, seed=config.seed, key=prompt_key
   )
@@ -100,6 +127,7 @@ def _read_states(session: Session, tokenizer) -> tuple:
     (state, step.reply)
     for trajectory in collected
     for state, step in trajectories.pairs_of(trajectory)
+    if state.key in known
   ]
   longest = config.agent.max_prompt_tokens if config.rl.visited_share else 0
   return pool, fixed, pairs, known, longest
