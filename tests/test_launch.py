@@ -13,11 +13,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / 'launch'
 SCRIPTS = sorted(LAUNCH.rglob('*.sh')) + [LAUNCH / 'slurm.sbatch']
 # As defined there: config_flags and absl parse any other as an error.
-TRAINER_FLAGS = set(
-  re.findall(
-    r"DEFINE_\w+\(\s*'(\w+)'", (ROOT / 'mlagent_jax' / 'train.py').read_text()
+TRAINER_FLAGS = {
+  flag
+  for module in ('train.py', 'config_flag.py')
+  for flag in re.findall(
+    r"DEFINE_\w+\(\s*'(\w+)'", (ROOT / 'mlagent_jax' / module).read_text()
   )
-)
+}
 
 
 def dry_run(*command, **environment):

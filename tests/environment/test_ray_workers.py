@@ -163,6 +163,16 @@ def test_a_node_that_dies_loses_no_step_and_doubles_none(cluster, environment):
   assert len(list(environment.cache.folder.glob('records/??/*'))) == 100
 
 
+def test_a_node_that_has_just_died_is_left_out(cluster, environment):
+  with another_node(cluster) as node:
+    cluster.remove_node(node, allow_graceful=False)
+    # Ray does not know it yet.
+    with make_pool(environment, kind='ray', workers=2) as pool:
+      start = environment.initial('line')
+      outcome, _ = pool.submit('line', start, slope(1.9)).result(timeout=120)
+  assert outcome.kind is OutcomeKind.EDITED
+
+
 @pytest.fixture
 def small_disk(tmp_path):
   folder = tmp_path / 'disk'

@@ -220,12 +220,18 @@ class RayPool(LocalPool):
       try:
         identity, problem = self._ray.get(answer, timeout=seconds)
       except self._ray.exceptions.RayError as error:
+        if node not in self._nodes():
+          # Ray lists a dead node as alive until it misses its heartbeats.
+          _log.warning('Node %s died before the first step: %s', node, error)
+          continue
         identity, problem = '', str(error)
       identities.add(identity)
       if problem:
         problems.append(f'node {node}: {problem}')
     if problems:
       raise SandboxUnavailable('; '.join(problems))
+    if not identities:
+      raise SandboxUnavailable(f'all {len(asked)} nodes of the cluster died')
     if len(identities) > 1:
       _log.warning(
         'Nodes differ, so one script may score differently: %s', identities
