@@ -22,6 +22,7 @@ PAGE = ROOT / 'docs' / 'pods.md'
 
 PODS = ('v5e:4x4', 'v5e:8x8', 'v5p:2x2x1', 'v6e:2x4')
 SFT, RL, PPO = (f'configs/qwen25_7b_{name}.py' for name in ('sft', 'rl', 'ppo'))
+SAMPLING = ('logps', 'prefill', 'decode')
 FOUR = ('rl.states_per_batch=4',)
 
 # name: (config, function, topology, overrides)
@@ -36,9 +37,11 @@ CASES = {
   'rl 4 states': (RL, 'rl_step', 'v5e:4x4', FOUR),
   **{f'sft on {pod}': (SFT, 'sft_step', pod, ()) for pod in PODS},
   **{f'rl on {pod}': (RL, 'rl_step', pod, ()) for pod in PODS},
-  'logps': (RL, 'logps', 'v5e:4x4', ()),
-  'prefill': (RL, 'prefill', 'v5e:4x4', ()),
-  'decode': (RL, 'decode', 'v5e:4x4', ()),
+  **{
+    f'{function} on {pod}': (RL, function, pod, ())
+    for function in SAMPLING
+    for pod in PODS
+  },
   **{
     f'ppo {part} on {pod}': (PPO, f'{part}_step', pod, ())
     for pod in ('v5p:2x2x1', 'v6e:2x4', 'v5e:4x4')
@@ -88,7 +91,7 @@ def cells(result) -> list[str]:
   parts = ('compute', 'hbm', 'interconnect')
   return [
     *row,
-    ' / '.join(f'{result[f"{part}_seconds"]:.2f}' for part in parts),
+    ' / '.join(f'{result[f"{part}_seconds"]:.3g}' for part in parts),
     result['binds'],
     f'{result["mfu"]:.0%}',
     f'{result["tokens_per_second"]:,.0f}',
@@ -108,44 +111,49 @@ def memory_table(results) -> str:
   return table(header, rows)
 
 
-def arithmetic(case) -> tuple[int, float]:
-  """(chips, seconds of compute at the peak) of a case: nothing is compiled."""
-  from mlagent_jax.aot import programs, roofline, topologies
-  from mlagent_jax.stages import session
+def batch_seconds(results, pod: str) -> dict[str, float]:
+  """Device seconds of one RL batch, by what they are spent on.
 
-  path, function, topology, overrides = case
-  config = importlib.import_module(path[:-3].replace('/', '.')).get_config()
-  for override in overrides:
-    key, value = override.split('=')
-    config.update_from_flattened_dict({key: int(value)})
-  devices = topologies.devices_of(topology)
-  session.fill_in(config, len(devices))
-  session.check_config(config, len(devices))
-  program, learner = programs.make_program(config, function, devices)
-  flops = program.work.executed_flops(learner.model) / len(devices)
-  return len(devices), flops / roofline.CHIPS[devices[0].device_kind].flops
+  Prompts that are prefilled one for each group of chips, chunks of tokens of
+  all samples at once, the reference's log-probabilities, the update.
+  """
+  config = importlib.import_module(RL[:-3].replace('/', '.')).get_config()
+  by = {name: results[f'{name} on {pod}'] for name in (*SAMPLING, 'rl')}
+  prompts = config.rl.states_per_batch * config.agent.max_prompt_tokens
+  samples = config.rl.states_per_batch * config.rl.samples_per_state
+  tokens = samples * config.agent.max_action_tokens
+  return {
+    'prefill': by['prefill']['roofline_seconds']
+    * (prompts / by['prefill']['tokens']),
+    'decode': by['decode']['roofline_seconds']
+    * (tokens / by['decode']['tokens']),
+    'logps': by['logps']['roofline_seconds'],
+    'update': by['rl']['roofline_seconds'],
+  }
 
 
 def time_table(results) -> str:
   """Hours and chip-hours of the paper's runs, at the roofline."""
   rows = []
   for pod in PODS:
-    row = [pod]
-    for stage, updates in UPDATES.items():
-      case = f'{stage} on {pod}'
-      chips, seconds = arithmetic(CASES[case])
-      bound = 'compute'
-      compiled = results.get(case, {})
-      if compiled.get('roofline_seconds', 0) > seconds:
-        seconds, bound = compiled['roofline_seconds'], compiled['binds']
-      hours = seconds * updates / 3600
-      row += [f'{seconds:.1f} ({bound})', f'{hours:.1f} h']
-      row += [f'{hours * chips:,.0f}']
+    needed = [f'{p} on {pod}' for p in ('sft', 'rl', *SAMPLING)]
+    if not all(name in results for name in needed):
+      continue
+    sft = results[f'sft on {pod}']
+    spent = batch_seconds(results, pod)
+    row = [pod, f'{sft["roofline_seconds"]:.1f} ({sft["binds"]})']
+    row += hours(sft['roofline_seconds'] * UPDATES['sft'], sft['chips'])
+    row += [' + '.join(f'{seconds:.1f}' for seconds in spent.values())]
+    row += hours(sum(spent.values()) * UPDATES['rl'], sft['chips'])
     rows.append(row)
-  header = ['pod']
-  for stage, updates in UPDATES.items():
-    header += [f'{stage} update, s', f'{updates} updates', 'chip-hours']
+  header = ['pod', 'SFT update, s', f'{UPDATES["sft"]} updates', 'chip-hours']
+  header += ['RL batch: prefill + decode + reference + update, s']
+  header += [f'{UPDATES["rl"]} batches', 'chip-hours']
   return table(header, rows)
+
+
+def hours(seconds: float, chips: int) -> list[str]:
+  return [f'{seconds / 3600:.1f} h', f'{seconds / 3600 * chips:,.0f}']
 
 
 def replace_part(page: str, name: str, text: str) -> str:

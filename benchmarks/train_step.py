@@ -4,10 +4,10 @@
 
 SmolLM2-135M's shape with random weights, 4 x 512 tokens, float32, AdamW with
 clipping, on CPU. Every contestant is a process of its own with the same
-environment (threads, allocator settings); they take steps in turns, so that
-what else the machine does hits all alike. Hugging Face gets two batch layouts,
-4 x 512 at once and 1 x 512 four times with accumulated gradients, and its
-better one counts. tunix runs from its own virtual environment, which
+environment (threads, allocator settings); they take turns, so that what else
+the machine does hits all alike. Hugging Face gets two batch layouts, 4 x 512 at
+once and 1 x 512 four times with accumulated gradients, and its better one
+counts. tunix runs from its own virtual environment, which
 benchmarks/setup_tunix.sh makes. The last line is JSON.
 """
 

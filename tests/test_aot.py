@@ -58,6 +58,39 @@ def test_slices_and_updates_in_place_move_only_themselves():
   assert 2 * x.nbytes <= moved < 3 * x.nbytes
 
 
+def test_a_loop_that_may_end_early_turns_as_often_as_its_counter_may():
+  def run(x, enough):  # 16 turns, and not 256
+    def go_on(carry):
+      i, total = carry
+      return (i < 16) & (total[0] < jnp.minimum(enough, 256))
+
+    def turn(carry):
+      i, total = carry
+      return i + 1, total + x[i]
+
+    return jax.lax.while_loop(go_on, turn, (0, jnp.zeros(1000)))[1]
+
+  x = jnp.ones((16, 1000))
+  text = jax.jit(run).lower(x, 256).compile().as_text()
+  moved = hlo.traffic(text, 1).hbm_bytes
+  # x, and the total in and out; 256 turns would move 48 times x and more.
+  assert 3 * x.nbytes <= moved < 5 * x.nbytes
+
+
+def test_a_prefetched_slice_moves_only_itself():
+  # As libtpu writes it: 4 MiB of 16, into memory on the chip.
+  text = """
+ENTRY %main (x: s8[16777216]) -> s8[4194304] {
+  %x = s8[16777216]{0:T(1024)(128)(4,1)} parameter(0)
+  %start = ((s8[16777216]{0:T(1024)(128)(4,1)}), \
+s8[4194304]{0:T(1024)(128)(4,1)S(1)}, s32[]{:S(2)}) \
+slice-start(%x), slice={[0:4194304]}
+  ROOT %done = s8[4194304]{0:T(1024)(128)(4,1)S(1)} slice-done(%start)
+}
+"""
+  assert hlo.traffic(text, 1).hbm_bytes == 4_194_304
+
+
 def test_flops_are_those_of_the_formula_and_of_xla():
   model = ModelConfig(1, 32, 4, 2, 8, 64, 128, tied_embeddings=False)
   weights = sum(

@@ -199,10 +199,14 @@ def _trips(loop: Instruction, computations) -> int:
     if c in computations
   ]
   limits = [
-    int(instruction.arguments)
+    int(part[operand].arguments)
     for part in tables
     for instruction in part.values()
-    if instruction.opcode == 'constant' and instruction.arguments.isdigit()
+    if instruction.opcode in ('compare', 'fusion', 'call')
+    for operand in instruction.operands
+    if operand in part
+    and part[operand].opcode == 'constant'
+    and part[operand].arguments.isdigit()
   ]
   return max(limits, default=1)
 
@@ -240,6 +244,9 @@ def _hbm(instruction, table, computations) -> float:
     return 0.0
   shapes = [table[o].shape if o in table else '' for o in instruction.operands]
   sizes = [shape_bytes(shape, on_chip=False) for shape in shapes]
+  if instruction.opcode == 'slice-start':  # ((source), slice, context)
+    part = list(_SHAPE.finditer(instruction.shape))[-2][0]
+    return shape_bytes(part) + shape_bytes(part, on_chip=False)
   if instruction.opcode.endswith('-start'):
     first = _SHAPE.search(instruction.shape)
     return sum(sizes) + (shape_bytes(first[0], on_chip=False) if first else 0.0)
