@@ -12,13 +12,14 @@ grade --task T --submission F
                            prints the scores of a submission as JSON
 import --from SOURCE DIR   turns a task folder of MLAgentBench or MLE-bench into
                            one of ours, and prints what was not carried over
+trace --from DIR --out D   writes recorded trajectories in the form of
+                           MLAgentBench's trace.json
 reap                       removes what killed runs left on this machine
 """
 
 import argparse
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import sys
@@ -27,7 +28,7 @@ from collections.abc import Iterator, Sequence
 import rich.console
 import rich.table
 
-from mlagent_jax import paths
+from mlagent_jax import paths, task_arguments, trajectories
 from mlagent_jax.commands import Commands
 from mlagent_jax.environment import (
   blobs,
@@ -40,11 +41,11 @@ from mlagent_jax.environment import (
   scratch,
   task_check,
   task_folder,
+  trace,
 )
 from mlagent_jax.environment.sandbox import cgroups, docker_reaper, process
 
 _FLAGS = {'true': True, 'false': False}
-_SUITES = ('offline',)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,19 +67,19 @@ def _commands() -> Commands:
     'list', _list, 'Shows every task and whether its data is prepared.'
   )
   some = commands.add('prepare', _prepare, 'Downloads and prepares data, once.')
-  _add_choice(some)
+  task_arguments.add_choice(some)
   some = commands.add(
     'check', _check, 'Runs starters: each must score its m_init.'
   )
-  _add_choice(some)
-  _add_sandbox(some)
-  _add_check(some)
+  task_arguments.add_choice(some)
+  task_arguments.add_sandbox(some)
+  task_arguments.add_check(some)
   one = commands.add('exec', _exec, 'Runs a script in place of the starter.')
   one.add_argument('--task', required=True, help='name, or folder')
   one.add_argument(
     '--script', required=True, type=pathlib.Path, help='a Python file'
   )
-  _add_sandbox(one)
+  task_arguments.add_sandbox(one)
   one.add_argument(
     '--time_limit', type=float, metavar='SECONDS', help="instead of the task's"
   )
@@ -89,129 +90,40 @@ def _commands() -> Commands:
   one.add_argument(
     '--submission', required=True, type=pathlib.Path, help='a CSV file'
   )
-  _add_sandbox(one)
-  _add_import(
+  task_arguments.add_sandbox(one)
+  task_arguments.add_import(
     commands.add('import', _import, 'Imports a task of another project.')
+  )
+  some = commands.add(
+    'trace', _trace, "Writes trajectories as MLAgentBench's trace.json."
+  )
+  some.add_argument(
+    '--from',
+    dest='source',
+    required=True,
+    type=pathlib.Path,
+    metavar='FOLDER',
+    help='a folder with trajectories.jsonl, as collect and evaluate leave it',
+  )
+  some.add_argument(
+    '--out',
+    required=True,
+    type=pathlib.Path,
+    metavar='FOLDER',
+    help='gets TASK/ID/env_log/trace.json for each of them',
+  )
+  some.add_argument(
+    '--task',
+    metavar='NAME',
+    help='those of this task only (a name or a folder)',
   )
   commands.add('reap', _reap, 'Removes what killed runs left on this machine.')
   return commands
 
 
-def _add_check(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    '--tolerance',
-    type=float,
-    default=1e-3,
-    help='relative difference from m_init that is let pass (default: 0.001)',
-  )
-  parser.add_argument(
-    '--repeat',
-    type=int,
-    default=1,
-    metavar='N',
-    help='runs each starter N times and shows how far its scores spread',
-  )
-  parser.add_argument(
-    '--script',
-    type=pathlib.Path,
-    metavar='FILE',
-    help='runs this in place of the starter; needs --task',
-  )
-  parser.add_argument(
-    '--strong',
-    type=pathlib.Path,
-    metavar='FOLDER',
-    help='runs FOLDER/NAME.py too, which must be better than the starter'
-    ' (default with --all: tests/tasks/strong of the repository)',
-  )
-  parser.add_argument(
-    '--json', action='store_true', help='prints JSON instead of a table'
-  )
-
-
-def _add_import(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    '--from', dest='source', required=True, help='mlagentbench or mlebench'
-  )
-  parser.add_argument('folder', type=pathlib.Path, help="the task's folder")
-  parser.add_argument(
-    '--out',
-    type=pathlib.Path,
-    help='the folder that gets the new one (default: tasks/imported)',
-  )
-  parser.add_argument(
-    '--data', type=pathlib.Path, help='where its data are, if elsewhere'
-  )
-  parser.add_argument('--name', default='', help='of the new task')
-  parser.add_argument(
-    '--entry', default='', help='the script in env/ that makes the submission'
-  )
-  parser.add_argument(
-    '--strong',
-    type=pathlib.Path,
-    metavar='FILE',
-    help='a script that is better than the starter: m_best and p_best',
-  )
-  parser.add_argument(
-    '--higher_is_better',
-    choices=('true', 'false'),
-    help='the direction of the score, if it cannot be found out',
-  )
-  _add_sandbox(parser)
-
-
-def _add_choice(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_mutually_exclusive_group()
-  group.add_argument(
-    '--task',
-    action='append',
-    metavar='NAME',
-    help='a name or a folder; may be given again',
-  )
-  group.add_argument(
-    '--config',
-    type=pathlib.Path,
-    metavar='FILE',
-    help='the tasks that a config trains on and holds out',
-  )
-  group.add_argument(
-    '--all', action='store_true', help='every task (the default)'
-  )
-
-
-def _add_sandbox(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    '--sandbox',
-    default='auto',
-    help="'auto' (the strongest that works here), or its kind",
-  )
-
-
-def _chosen(options: argparse.Namespace) -> list[task_folder.Task]:
-  names = options.task
-  if options.config:
-    names = _names_in_config(options.config)
-  names = names or [
-    name for suite in _SUITES for name in task_folder.list_tasks(suite)
-  ]
-  return [task_folder.load_task(name) for name in names]
-
-
-def _names_in_config(file: pathlib.Path) -> list[str]:
-  # Configs import each other as `configs.NAME`, from wherever this was started.
-  sys.path.insert(0, str(paths.top_folder('configs').parent))
-  spec = importlib.util.spec_from_file_location('chosen_config', file)
-  if spec is None or not file.is_file():
-    raise task_folder.TaskError(f'--config: {file} is no config file')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  tasks = module.get_config().tasks
-  return [*tasks.train, *tasks.held_out]
-
-
 def _list(options: argparse.Namespace) -> int:
   table = _table('task', 'title', 'kind', 'metric', 'm_init', 'm_best', 'data')
-  for name in (n for s in _SUITES for n in task_folder.list_tasks(s)):
+  for name in task_arguments.all_names():
     task = task_folder.load_task(name)
     arrow = '↑' if task.scale.higher_is_better else '↓'
     table.add_row(
@@ -228,7 +140,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-  for task in _chosen(options):
+  for task in task_arguments.chosen(options):
     prepared.prepare_task(task)
     print(f'{task.name}: {task.prepared_folder}')
   return 0
@@ -239,13 +151,13 @@ def _check(options: argparse.Namespace) -> int:
     raise task_folder.TaskError(
       f'--repeat must be at least 1, found {options.repeat}'
     )
-  tasks = _chosen(options)
+  tasks = task_arguments.chosen(options)
   script = None
   if options.script:
     if len(tasks) > 1:
       raise task_folder.TaskError('--script needs --task, once')
-    script = _read('--script', options.script)
-  strong = _strong_scripts(options, tasks)
+    script = task_arguments.read('--script', options.script)
+  strong = task_arguments.strong_scripts(options, tasks)
   found = []
   with _sandbox(options.sandbox) as box, _store() as store:
     for task in tasks:
@@ -274,23 +186,6 @@ def _check(options: argparse.Namespace) -> int:
   return 1 if any(checked.problems for checked in found) else 0
 
 
-def _strong_scripts(
-  options: argparse.Namespace, tasks: Sequence[task_folder.Task]
-) -> dict[str, bytes]:
-  folder = options.strong
-  if folder and not folder.is_dir():
-    raise task_folder.TaskError(f'--strong: {folder} is no folder')
-  if folder is None and options.all:
-    # An installed package comes without the tests.
-    folder = paths.top_folder('tasks').parent / 'tests' / 'tasks' / 'strong'
-  files = {task.name: folder / f'{task.name}.py' for task in tasks if folder}
-  return {
-    name: _read('--strong', file)
-    for name, file in files.items()
-    if file.is_file()
-  }
-
-
 def _exec(options: argparse.Namespace) -> int:
   task = task_folder.load_task(options.task)
   if options.time_limit is not None:
@@ -300,7 +195,7 @@ def _exec(options: argparse.Namespace) -> int:
       )
     limits = dataclasses.replace(task.limits, seconds=options.time_limit)
     task = dataclasses.replace(task, limits=limits)
-  content = _read('--script', options.script)
+  content = task_arguments.read('--script', options.script)
   prepared.check_prepared(task)
   with _sandbox(options.sandbox) as box, _store() as store:
     ran = task_check.run_script(task, box, store, content)
@@ -322,6 +217,11 @@ def _exec(options: argparse.Namespace) -> int:
 
 def _grade(options: argparse.Namespace) -> int:
   task = task_folder.load_task(options.task)
+  if task.score_pattern:
+    raise task_folder.TaskError(
+      f'{task.name}: its score is what its script prints, there is no'
+      ' submission to grade: use exec'
+    )
   prepared.check_prepared(task)
   try:
     data = grading.read_submission(options.submission)
@@ -358,6 +258,30 @@ def _import(options: argparse.Namespace) -> int:
   return 0 if report.ready else 1
 
 
+def _trace(options: argparse.Namespace) -> int:
+  file = options.source / trajectories.FILE_NAME
+  if not file.is_file():
+    raise task_folder.TaskError(f'--from: there is no {file}')
+  only = task_folder.load_task(options.task) if options.task else None
+  tasks = {only.name: only} if only else {}
+  written = 0
+  for trajectory in trajectories.TrajectoryStore(options.source):
+    name = trajectory.task
+    if only and name != only.name:
+      continue
+    if name not in tasks:
+      tasks[name] = task_folder.load_task(name)
+    place = options.out / name / trajectory.trajectory_id / 'env_log'
+    trace.write_mlagentbench_trace(
+      trajectory, tasks[name], place / 'trace.json'
+    )
+    written += 1
+  print(f'{written} trajectories: {options.out}')
+  if not written:
+    print(f'{file} holds none of this task', file=sys.stderr)
+  return 0 if written else 1
+
+
 def _reap(options: argparse.Namespace) -> int:
   del options
   cgroups.find_place()  # removes groups on its way
@@ -370,13 +294,6 @@ def _reap(options: argparse.Namespace) -> int:
     print(name)
   print(f'removed: {len(removed)}')
   return 0
-
-
-def _read(flag: str, file: pathlib.Path) -> bytes:
-  try:
-    return file.read_bytes()
-  except OSError as error:
-    raise task_folder.TaskError(f'{flag}: {error}') from error
 
 
 def _sandbox(kind: str) -> sandbox.Sandbox:

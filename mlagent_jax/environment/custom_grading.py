@@ -16,6 +16,7 @@ Whose fault it is if there is no score:
   it runs out of time or memory              ours: `SandboxUnavailable`
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -56,6 +57,8 @@ def grade(
   task: Task,
   sandbox: Sandbox,
   cache: ExecutionCache | None = None,
+  *,
+  scratch: pathlib.Path | None = None,
 ) -> Scores:
   """Scores the bytes of a submission.
 
@@ -64,25 +67,30 @@ def grade(
     task: with a grader of its own.
     sandbox: where the grader runs.
     cache: of earlier results; None grades always.
+    scratch: where the grader's workspace is made; the system's temporary
+      folder if None.
 
   Raises:
     SubmissionError: if it is refused; the message is for the agent.
     TaskError: if the task's grader or its answers are not right.
-    SandboxUnavailable: if the run failed for want of time, memory or sandbox.
+    SandboxUnavailable: if the run failed for want of time, memory, disk or
+      sandbox.
   """
   parts = _parts(data, task)
   if cache is None:
-    return _scores(_grade(parts, task, sandbox), task)
+    return _scores(_grade(parts, task, sandbox, scratch), task)
   key = _key(parts, task, sandbox)
   with cache.locked(key):
     record = cache.get(key)
     if record is None:
-      record = _grade(parts, task, sandbox)
+      record = _grade(parts, task, sandbox, scratch)
       cache.put(key, record)
   return _scores(record, task)
 
 
-def grade_reference(task: Task, sandbox: Sandbox) -> Scores | None:
+def grade_reference(
+  task: Task, sandbox: Sandbox, *, scratch: pathlib.Path | None = None
+) -> Scores | None:
   """Scores of a submission that is right in every row; None if there is none.
 
   Raises:
@@ -93,7 +101,7 @@ def grade_reference(task: Task, sandbox: Sandbox) -> Scores | None:
     return None
   parts = _parts(file.read_bytes(), task)
   try:
-    return _scores(_run(parts, task, sandbox), task)
+    return _scores(_run(parts, task, sandbox, scratch), task)
   except (_Failed, SubmissionError) as error:
     raise TaskError(
       f'{task.grader_folder / task.grader.script}: does not grade {file}, which'
@@ -139,13 +147,15 @@ def _csv(rows) -> bytes:
   return text.getvalue().encode('utf-8')
 
 
-def _grade(parts: dict[str, bytes], task: Task, sandbox: Sandbox) -> dict:
+def _grade(
+  parts: dict[str, bytes], task: Task, sandbox: Sandbox, scratch
+) -> dict:
   """{'scores': …} or {'refused': message}."""
   try:
-    return _run(parts, task, sandbox)
+    return _run(parts, task, sandbox, scratch)
   except _Failed as error:
     # The text of the error stays here: it may quote a label.
-    if grade_reference(task, sandbox) is None:
+    if grade_reference(task, sandbox, scratch=scratch) is None:
       raise TaskError(
         f'{task.grader_folder / task.grader.script}: {error}'
       ) from error
@@ -166,14 +176,22 @@ def _scores(record: dict, task: Task) -> Scores:
   return Scores(scores['validation'], scores['test'])
 
 
-def _run(parts: dict[str, bytes], task: Task, sandbox: Sandbox) -> dict:
-  with make_folder('grading') as folder:
-    shutil.copy(grading_process.__file__, folder / 'grading_process.py')
-    shutil.copytree(task.grader_folder, folder / grading_process.GRADER)
-    for part, data in parts.items():
-      place = folder / grading_process.SUBMISSIONS / part
-      place.mkdir(parents=True)
-      (place / grading.SUBMISSION).write_bytes(data)
+def _run(
+  parts: dict[str, bytes], task: Task, sandbox: Sandbox, scratch
+) -> dict:
+  with contextlib.ExitStack() as stack:
+    try:
+      folder = stack.enter_context(make_folder('grading', scratch))
+      shutil.copy(grading_process.__file__, folder / 'grading_process.py')
+      shutil.copytree(task.grader_folder, folder / grading_process.GRADER)
+      for part, data in parts.items():
+        place = folder / grading_process.SUBMISSIONS / part
+        place.mkdir(parents=True)
+        (place / grading.SUBMISSION).write_bytes(data)
+    except OSError as error:
+      raise SandboxUnavailable(
+        f'no workspace can be made for the grader: {error}'
+      ) from error
     answers = task.answers_folder
     completed = sandbox.run(
       ('python', 'grading_process.py', task.grader.script, *parts),

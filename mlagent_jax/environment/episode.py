@@ -356,6 +356,7 @@ class Environment:
       must_submit=script == task.entry,
       sandbox=self.sandbox,
       cache=self.cache,
+      scratch=self.scratch,
     )
     kind, scores = verdict.kind, verdict.scores
     if edited and kind is OutcomeKind.EXECUTED:

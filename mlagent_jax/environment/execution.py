@@ -140,6 +140,7 @@ def judge(
   must_submit: bool,
   sandbox: Sandbox | None = None,
   cache: ExecutionCache | None = None,
+  scratch: pathlib.Path | None = None,
 ) -> Verdict:
   """Grades an execution.
 
@@ -150,6 +151,7 @@ def judge(
     must_submit: a run without a submission is a failure.
     sandbox: where the task's own grader runs; needed if it has one.
     cache: of what such graders gave; None runs them always.
+    scratch: where they run; the system's temporary folder if None.
 
   Raises:
     SandboxUnavailable, TaskError: if the task's own grader failed.
@@ -205,7 +207,9 @@ def judge(
     elif sandbox is None:
       raise ValueError(f'{task.name} has a grader of its own: give a sandbox')
     else:
-      scores = custom_grading.grade(submission, task, sandbox, cache)
+      scores = custom_grading.grade(
+        submission, task, sandbox, cache, scratch=scratch
+      )
   except grading.SubmissionError as error:
     return Verdict(
       OutcomeKind.REFUSED_SUBMISSION,

@@ -1,13 +1,12 @@
-import contextlib
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from small_disk import small_disk
 
 from mlagent_jax.environment import blobs
 from mlagent_jax.environment.cache import CacheError, ExecutionCache
@@ -249,26 +248,6 @@ def test_processes_find_out_what_belongs_to_a_key_once(executions, tmp_path):
     assert process.wait(60) == 0
   lines = log.read_text().split()
   assert sorted(lines, key=int) == [str(number) for number in range(20)]
-
-
-@contextlib.contextmanager
-def small_disk(folder):
-  """A disk of 1 MiB; without root, a limit on the size of files."""
-  folder.mkdir()
-  if os.geteuid() == 0:
-    command = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(folder)]
-    if subprocess.run(command, capture_output=True).returncode == 0:
-      try:
-        yield
-      finally:
-        subprocess.run(['umount', str(folder)], check=True)
-      return
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, hard))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path, store):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from foreign_tasks import write
+from small_disk import small_disk
 
 from mlagent_jax.environment import (
   custom_grading,
@@ -188,6 +189,17 @@ def test_a_time_out_is_not_the_agents(tmp_path, cache_home, process_sandbox):
   task = make_task(tmp_path, task=TASK.replace('= 60', '= 0.5'))
   with pytest.raises(SandboxUnavailable, match=r'grader.seconds = 0\.5'):
     custom_grading.grade(submission(_1='wait'), task, process_sandbox)
+
+
+def test_a_full_disk_is_not_the_agents(tmp_path, cache_home, process_sandbox):
+  small = make_task(tmp_path / 'small')
+  big = make_task(tmp_path / 'big', grader=GRADER + '#' * 2**20)
+  with small_disk(tmp_path / 'disk'):
+    options = {'scratch': tmp_path / 'disk'}
+    with pytest.raises(SandboxUnavailable, match='workspace.*for the grader'):
+      custom_grading.grade(submission(), big, process_sandbox, **options)
+    assert custom_grading.grade(submission(), small, process_sandbox, **options)
+    assert not list((tmp_path / 'disk').iterdir())
 
 
 def test_a_broken_grader_is_the_tasks_fault(

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from mlagent_jax import tasks
 from mlagent_jax.environment import (
   episode,
   execution,
@@ -148,7 +149,7 @@ def test_rows_are_held_back_and_the_folder_is_not_touched(
 
 
 def test_printed_scores_have_unseen_rows_of_their_own(
-  mine, tmp_path, cache_home, process_sandbox, store
+  mine, tmp_path, cache_home, process_sandbox, store, capsys
 ):
   write_table(mine / 'sets' / 'train.csv')
   (mine / 'prints.py').write_text(PRINTS)
@@ -180,6 +181,9 @@ def test_printed_scores_have_unseen_rows_of_their_own(
     assert verdict.scores.test == pytest.approx(error, abs=1e-5)
   assert not parts[0] & parts[1]
   assert len(parts[0]) == len(parts[1]) == 100
+  grade = ['grade', '--task', str(own.folder), '--submission', 'x.csv']
+  assert tasks.main(grade) == 2
+  assert 'what its script prints' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

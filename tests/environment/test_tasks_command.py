@@ -1,12 +1,20 @@
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 
 import pytest
 
-from mlagent_jax import tasks
-from mlagent_jax.environment import scratch, task_folder
+from mlagent_jax import paths, tasks, trajectories
+from mlagent_jax.environment import scratch, task_folder, trace
+from mlagent_jax.environment.records import (
+  Outcome,
+  OutcomeKind,
+  Snapshot,
+  Step,
+  Trajectory,
+)
 
 
 @pytest.fixture
@@ -27,6 +35,39 @@ def test_list_shows_every_task(command):
   for name in task_folder.list_tasks():
     assert name in out
   assert 'missing' in out
+
+
+def test_imported_tasks_are_tasks(command, line_folder, monkeypatch, tmp_path):
+  top = tmp_path / 'top'
+  shutil.copytree(line_folder, top / 'imported' / 'line')
+  monkeypatch.setattr(paths, 'top_folder', lambda name: top)
+  code, out, _ = command('list')
+  assert code == 0
+  assert 'line' in out
+  assert command('prepare', '--all')[0] == 0
+
+
+def test_traces_of_a_store(command, line_folder, line_task, tmp_path):
+  store = trajectories.TrajectoryStore(tmp_path / 'store')
+  state = Snapshot('0' * 64)
+  reply = 'Thought: t\nAction: List Files\nAction Input: {"dir_path": "."}'
+  looked = Step(state, reply, Outcome(OutcomeKind.LOOKED, 'train.py'), state)
+  for number in (1, 2):
+    store.append(
+      Trajectory(f't{number}', 'line', 'me', 0, (), (looked,), 'steps', 1.0)
+    )
+  arguments = ('trace', '--from', tmp_path / 'store', '--out', tmp_path / 'out')
+  code, out, _ = command(*arguments, '--task', line_folder)
+  assert (code, '2 trajectories' in out) == (0, True)
+  for trajectory in store:
+    file = tmp_path / 'out' / 'line' / trajectory.trajectory_id / 'env_log'
+    found = json.loads((file / 'trace.json').read_text())
+    assert found == trace.to_mlagentbench_trace(trajectory, line_task)
+  # A task that is not one of ours is named by its folder.
+  code, _, err = command(*arguments)
+  assert (code, "no task 'line'" in err) == (2, True)
+  code, _, err = command('trace', '--from', tmp_path, '--out', tmp_path / 'o')
+  assert (code, 'trajectories.jsonl' in err) == (2, True)
 
 
 def test_prepare_check_and_grade(command, line_folder, tmp_path):
