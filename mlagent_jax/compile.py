@@ -17,12 +17,8 @@ import json
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from mlagent_jax import paths
-
-# Configs import each other as `configs.NAME`, from wherever this was started.
-sys.path.insert(0, str(paths.top_folder('configs').parent))
+from mlagent_jax import config_flag
 
 _FUNCTIONS = (
   'sft_step',
@@ -32,9 +28,6 @@ _FUNCTIONS = (
   'prefill',
   'decode',
 )
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'The config file, e.g. configs/qwen25_7b_sft.py.'
-)
 _TOPOLOGY = flags.DEFINE_string(
   'topology', None, 'What to compile for, e.g. v5e:4x4 or v5e-16.'
 )
@@ -43,6 +36,7 @@ _FUNCTION = flags.DEFINE_enum(
 )
 _JSON = flags.DEFINE_bool('json', False, 'End with one line of JSON.')
 flags.mark_flags_as_required(['config', 'topology'])
+flags.adopt_module_key_flags(config_flag)
 
 
 def main(argv):
@@ -56,7 +50,7 @@ def main(argv):
   from mlagent_jax.aot import topologies
   from mlagent_jax.stages import errors, session
 
-  config = _CONFIG.value
+  config = config_flag.CONFIG.value
   try:
     devices = topologies.devices_of(_TOPOLOGY.value)
     session.fill_in(config, len(devices))
@@ -73,4 +67,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=config_flag.parse)

@@ -158,6 +158,27 @@ def reward(
   return sigmoid(alpha * change / abs(scale.m_best - scale.m_init))
 
 
+def of_steps(
+  steps: Sequence[records.Step], scale: records.Scale, **options
+) -> list[float]:
+  """The reward of every step of a trajectory.
+
+  Args:
+    steps: from its start.
+    scale: of its task.
+    **options: of `reward`: alpha, against, neutral_cap.
+  """
+  return [
+    reward(
+      step.outcome,
+      scale,
+      neutral_before=neutral_run(steps[:number], scale),
+      **options,
+    )
+    for number, step in enumerate(steps)
+  ]
+
+
 def breakdown(
   samples: Iterable[tuple[str, records.OutcomeKind, float]],
 ) -> dict[str, float]:

@@ -191,6 +191,15 @@ def test_a_topology_that_does_not_exist_is_told():
   assert 'v5e-16' in done.stderr
 
 
+def test_a_key_that_does_not_exist_is_told():
+  done, _ = compile_for(
+    '--config=configs/toy.py', '--topology=v5e-16', '--config.sft.max_lenght=1'
+  )
+  assert done.returncode == 1
+  assert "did you mean 'max_length'?" in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
 @pytest.mark.libtpu
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(

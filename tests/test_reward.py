@@ -92,6 +92,22 @@ def test_against_the_best_an_improvement_pays_once():
     reward_lib.reward(again, UP, against='mean')
 
 
+def test_the_steps_of_a_trajectory_get_what_the_options_say():
+  here = records.Snapshot('')
+  outcomes = [
+    outcome('looked'),
+    outcome('edited', score=0.7, score_before=0.6, best_before=0.6),
+    outcome('undone'),
+    outcome('looked'),
+    outcome('edited', score=0.7, score_before=0.6, best_before=0.7),
+  ]
+  steps = [records.Step(here, '', done, here) for done in outcomes]
+  up = pytest.approx(1 / (1 + math.exp(-2)))
+  assert reward_lib.of_steps(steps, UP) == [0.5, up, 0.5, 0.5, up]
+  found = reward_lib.of_steps(steps, UP, against='best', neutral_cap=1)
+  assert found == [0.5, up, 0.5, 0.0, 0.5]
+
+
 def history(*kinds):
   here = records.Snapshot('')
   return [records.Step(here, '', outcome(kind), here) for kind in kinds]

@@ -143,6 +143,38 @@ def test_the_best_script_comes_back_as_a_patch(served, tmp_path, script, wish):
   assert len(served.requests) == asked
 
 
+@pytest.mark.parametrize('moment', ['copytree', 'write_json', 'rename'])
+def test_a_start_that_was_killed_while_it_set_up_goes_on(
+  served, tmp_path, moment
+):
+  """A real process dies in the middle; the same command then works."""
+  folder = folder_of(tmp_path, PRINTED)
+  out = tmp_path / 'out'
+  code = f"""
+import os, pathlib, shutil, sys, types
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_solve
+from mlagent_jax.stages import workdir
+def die(*arguments, **options):
+  os._exit(9)
+owner = {{'copytree': shutil, 'write_json': workdir, 'rename': pathlib.Path}}
+setattr(owner[{moment!r}], {moment!r}, die)
+plan = test_solve.plan_of(
+  pathlib.Path({str(folder)!r}),
+  types.SimpleNamespace(url={served.url!r}),
+  pathlib.Path({str(out)!r}),
+  wish=test_solve.BY_PRINT)
+test_solve.run.solve(plan, test_solve.rich.console.Console(quiet=True))
+"""
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True)
+  assert done.returncode == 9, done.stderr.decode()
+  assert list(out.iterdir())
+  plan = plan_of(folder, served, out, wish=BY_PRINT)
+  result = run.solve(plan, rich.console.Console(quiet=True))
+  assert result['improved_on_unseen']
+  assert not list(out.glob('.*'))
+
+
 def test_a_script_that_fails_on_unseen_rows_gives_way_to_the_next(
   served, tmp_path
 ):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from mlagent_jax.agent import history, prompts
 from mlagent_jax.environment.records import ActionName, Snapshot, Step
 from mlagent_jax.exploration import accounting
-from mlagent_jax.exploration.chat import ChatModel
+from mlagent_jax.exploration.chat import ChatModel, TooLongError
 
 # A model that goes on would invent its own observation.
 STOP = ('\nObservation:',)
@@ -70,7 +70,7 @@ class ChatExpert:
     """The next reply; empty if the agent made its script too long to read.
 
     Raises:
-      PromptTooLong: if the task's own script is.
+      PromptTooLong, TooLongError: if the task's own script is.
       RuntimeError: what the model raises.
     """
     try:
@@ -85,18 +85,19 @@ class ChatExpert:
         allowed=self._allowed,
         ideas=self._ideas,
       )
-    except history.PromptTooLong:
+      (answer,) = self._model.complete(
+        messages,
+        max_tokens=self._max_tokens,
+        temperature=self._temperature,
+        stop=STOP,
+        seed=self._seed + len(steps),
+      )
+    except (history.PromptTooLong, TooLongError):
+      # Who serves the model may count otherwise than we do.
       if not steps:
         raise
       self.refused_prompts += 1
       return ''
-    (answer,) = self._model.complete(
-      messages,
-      max_tokens=self._max_tokens,
-      temperature=self._temperature,
-      stop=STOP,
-      seed=self._seed + len(steps),
-    )
     self.usage += accounting.Usage(
       requests=1,
       prompt_tokens=answer.prompt_tokens,

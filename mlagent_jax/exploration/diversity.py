@@ -91,6 +91,7 @@ def furthest_points(vectors: np.ndarray, count: int) -> list[int]:
   if not 0 < count <= len(vectors):
     raise ValueError(f'cannot choose {count} of {len(vectors)} rows')
   apart = distances(vectors)
+  np.fill_diagonal(apart, -1)  # a row is no pair, if all rows are the same
   first, second = np.unravel_index(np.argmax(apart), apart.shape)
   chosen = [int(first), int(second)][:count]
   nearest = apart[:, chosen].min(axis=1)

@@ -239,10 +239,7 @@ def share(kinds: collections.Counter, kind: records.OutcomeKind) -> float:
 def rewards_of(trajectory: records.Trajectory, session: Session) -> list[float]:
   """The reward of every step."""
   scale = session.scales[trajectory.task]
-  return [
-    reward_lib.reward(step.outcome, scale, alpha=session.config.reward.alpha)
-    for step in trajectory.steps
-  ]
+  return reward_lib.of_steps(trajectory.steps, scale, **session.config.reward)
 
 
 def summary(session: Session, collected) -> dict:

@@ -151,15 +151,7 @@ def batch_of(
   returns = np.zeros(len(played), np.float32)
   for index, trajectory in enumerate(played):
     scale = scales[trajectory.task]
-    rewards = [
-      reward_lib.reward(
-        step.outcome,
-        scale,
-        neutral_before=reward_lib.neutral_run(trajectory.steps[:number], scale),
-        **reward,
-      )
-      for number, step in enumerate(trajectory.steps)
-    ]
+    rewards = reward_lib.of_steps(trajectory.steps, scale, **reward)
     whole = whole_way(trajectory, scale, alpha=reward['alpha'])
     returns[index] = sum(rewards) if summed else whole
     for number, step in enumerate(trajectory.steps):

@@ -1,13 +1,14 @@
 """Chat models as experts and as editors, over HTTP, in a real environment."""
 
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from mlagent_jax.environment import cache, episode
 from mlagent_jax.environment.records import ActionName, OutcomeKind
-from mlagent_jax.exploration import chat_editor, chat_expert, llm
+from mlagent_jax.exploration import chat, chat_editor, chat_expert, llm
 
 sys.path.append(str(Path(__file__).parents[1] / 'exploration'))
 import endpoint_server  # noqa: E402
@@ -141,3 +142,27 @@ def test_an_endpoint_that_dies_is_an_error_and_no_outcome(
   served.faults = [(403, {'error': {'message': 'account closed'}}, {})]
   with pytest.raises(llm.EndpointError, match='account closed'):
     environment.play('line', expert(model), max_steps=3)
+
+
+def test_a_server_that_counts_more_tokens_ends_the_episode_only(
+  environment, served, model
+):
+  served.answer = answer
+  too_long = (400, {'error': {'code': 'context_length_exceeded'}}, {})
+  player = expert(model)
+  steps = []
+
+  def reply_and_fail(task, snapshot, script, seen):
+    if seen:
+      served.faults = [too_long]
+    steps.append(player.reply(task, snapshot, script, seen))
+    return steps[-1]
+
+  watched = types.SimpleNamespace(name='watched', reply=reply_and_fail)
+  played = environment.play('line', watched, max_steps=2)
+  assert played.steps[0].outcome.kind is Kind.EDITED
+  assert steps[1:] == [''] * (len(steps) - 1)
+  assert player.refused_prompts == len(steps) - 1 > 0
+  served.faults = [too_long]
+  with pytest.raises(chat.TooLongError):
+    environment.play('line', expert(model), max_steps=1)

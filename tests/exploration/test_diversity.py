@@ -60,6 +60,12 @@ def test_wrong_counts_are_errors():
   assert len(diversity.furthest_points(np.eye(3), 1)) == 1
 
 
+@pytest.mark.parametrize('count', [1, 2, 3, 4])
+def test_rows_that_are_all_the_same_are_still_different_rows(count):
+  chosen = diversity.furthest_points(np.ones((4, 3)), count)
+  assert len(set(chosen)) == count
+
+
 def test_mean_distance_is_that_of_all_pairs():
   vectors = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
   pairs = [

@@ -67,11 +67,15 @@ def write(folder: pathlib.Path, out: pathlib.Path | None = None) -> Written:
 def gather(folder: pathlib.Path) -> dict:
   """Everything that the page shows, read from the work directory."""
   config = workdir.read_json(folder / 'config.json') or {}
-  alpha = config.get('reward.alpha', 4.0)
+  options = {
+    key.removeprefix('reward.'): value
+    for key, value in config.items()
+    if key.startswith('reward.')
+  }
   store = (
     blobs.BlobStore(folder / 'blobs') if (folder / 'blobs').is_dir() else None
   )
-  collected = steps.Tables(store, alpha, folder / 'task')
+  collected = steps.Tables(store, options, folder / 'task')
   for source, place in steps.stores(folder):
     for trajectory in trajectories.TrajectoryStore(place):
       collected.add(source, trajectory)

@@ -7,6 +7,7 @@ edit are whole, so that the page shows a diff of what was really there.
 
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from mlagent_jax import reward as reward_lib
 from mlagent_jax import trajectories
@@ -32,19 +33,19 @@ class Tables:
 
   Args:
     store: blobs of the workspaces; None if the run has none.
-    alpha: of the reward.
+    reward: options of `reward.reward`.
     own_tasks: folder of tasks that are in no suite (`mlagent_jax.solve`'s).
   """
 
   def __init__(
     self,
     store: blobs.BlobStore | None,
-    alpha: float,
+    reward: Mapping[str, Any],
     own_tasks: pathlib.Path | None = None,
   ):
     self._own_tasks = own_tasks
     self._store = store
-    self._alpha = alpha
+    self._options = reward
     self._texts: dict[str, int] = {'': 0}
     self._scripts: dict[tuple[str, str], int] = {}
     self._tasks: dict[str, task_folder.Task | None] = {}
@@ -68,8 +69,9 @@ class Tables:
       ]
     )
     key = (source, trajectory.agent, trajectory.task)
+    rewards = self._rewards(trajectory)
     for place, step in enumerate(trajectory.steps):
-      reward = self._reward(trajectory.task, step)
+      reward = rewards[place]
       if reward is not None:
         self.rewards.setdefault(key, []).append(reward)
       trees = self.trees.setdefault(key, set())
@@ -126,11 +128,11 @@ class Tables:
         self._tasks[name] = None
     return self._tasks[name]
 
-  def _reward(self, task: str, step: records.Step) -> float | None:
-    card = self._task(task)
+  def _rewards(self, trajectory: records.Trajectory) -> list[float | None]:
+    card = self._task(trajectory.task)
     if card is None:
-      return None
-    return reward_lib.reward(step.outcome, card.scale, alpha=self._alpha)
+      return [None] * len(trajectory.steps)
+    return reward_lib.of_steps(trajectory.steps, card.scale, **self._options)
 
   def _script(self, task: str, tree: str) -> int:
     if self._store is None:

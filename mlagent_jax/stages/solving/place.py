@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator
 
 from mlagent_jax.environment import (
@@ -112,7 +113,7 @@ def _made(wish, out: pathlib.Path, seed: int) -> task_own.OwnTask:
     'folder': str(wish.folder.resolve()),
     'seed': str(seed),
   }
-  path = out / 'wish.json'
+  path, making = out / 'wish.json', out / '.task-in-the-making'
   known = workdir.read_json(path)
   if known is not None:
     changed = [
@@ -126,6 +127,8 @@ def _made(wish, out: pathlib.Path, seed: int) -> task_own.OwnTask:
         + '\n'.join(changed)
         + '\nUse another --out.'
       )
+    if making.exists():
+      making.rename(out / 'task')
     final = known['final_folder']
     return task_own.OwnTask(
       out / 'task' / known['folder'],
@@ -133,6 +136,8 @@ def _made(wish, out: pathlib.Path, seed: int) -> task_own.OwnTask:
       tuple(known['rows']),
       tuple(known['links']),
     )
+  if making.exists():
+    shutil.rmtree(making)  # a start that was killed while it copied
   if out.exists() and any(out.iterdir()):
     raise workdir.WorkdirError(
       f'{out} is not empty and holds no earlier work of this command: choose'
@@ -143,8 +148,9 @@ def _made(wish, out: pathlib.Path, seed: int) -> task_own.OwnTask:
       f'--out {out} is inside {wish.folder}, which is never written to: choose'
       ' another --out'
     )
-  (out / 'task').mkdir(parents=True)
-  own = task_own.make_task(wish, out / 'task', seed=seed)
+  out.mkdir(parents=True, exist_ok=True)
+  making.mkdir()
+  own = task_own.make_task(wish, making, seed=seed)
   workdir.write_json(
     path,
     {
@@ -155,7 +161,7 @@ def _made(wish, out: pathlib.Path, seed: int) -> task_own.OwnTask:
       'links': own.links,
     },
   )
-  return own
+  return _made(wish, out, seed)
 
 
 def try_script(
