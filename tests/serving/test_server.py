@@ -1,13 +1,9 @@
 """The server as its own process, over HTTP, asked by the openai client."""
 
 import concurrent.futures
-import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +13,7 @@ import numpy as np
 import openai
 import pytest
 from flax import nnx
+from server_process import KEY, Server
 
 from mlagent_jax import batching
 from mlagent_jax.agent import tokenizer as tokenizer_lib
@@ -29,7 +26,6 @@ from mlagent_jax.stages import trained
 # A busy machine may take minutes to compile.
 pytestmark = pytest.mark.timeout(900)
 
-KEY = 'a-key-of-the-test'
 SLOTS, WAITING, NEW_TOKENS = 4, 4, 600
 MESSAGES = [
   {'role': 'system', 'content': 'You act.'},
@@ -37,54 +33,25 @@ MESSAGES = [
 ]
 
 
-class Server:
-  """A process of `python -m mlagent_jax.serve`."""
-
-  def __init__(self, folder):
-    with socket.socket() as probe:
-      probe.bind(('127.0.0.1', 0))
-      self.port = probe.getsockname()[1]
-    self.process = subprocess.Popen(
-      [
-        *(sys.executable, '-m', 'mlagent_jax.serve'),
-        *(f'--checkpoint={folder}', f'--port={self.port}', '--chunk=4'),
-        *(f'--max_slots={SLOTS}', f'--max_waiting={WAITING}'),
-        f'--max_new_tokens={NEW_TOKENS}',
-      ],
-      env=os.environ | {'MLAGENT_API_KEY': KEY, 'XLA_FLAGS': ''},
-    )
-    self.url = f'http://127.0.0.1:{self.port}'
-    self.client = openai.OpenAI(
-      base_url=f'{self.url}/v1', api_key=KEY, max_retries=0, timeout=120
-    )
-
-  def wait(self):
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-      assert self.process.poll() is None, 'the server ended'
-      with contextlib.suppress(OSError):
-        if self.health()['status'] == 'ok':
-          return self
-      time.sleep(0.2)
-    raise TimeoutError('the server was not ready in 600 s')
-
-  def health(self):
-    with urllib.request.urlopen(f'{self.url}/health', timeout=10) as reply:
-      return json.load(reply)
-
-  def chat(self, **options):
-    options = {'model': 'tiny-untrained', 'messages': MESSAGES, **options}
-    return self.client.chat.completions.create(**options)
-
-
 @pytest.fixture(scope='module')
 def server(run_folder):
-  made = Server(run_folder)
+  made = Server(
+    run_folder,
+    '--chunk=4',
+    f'--max_slots={SLOTS}',
+    f'--max_waiting={WAITING}',
+    f'--max_new_tokens={NEW_TOKENS}',
+  )
   try:
     yield made.wait()
   finally:
     made.process.kill()
     made.process.wait()
+
+
+def complete(server, **options):
+  options = {'model': 'tiny-untrained', 'messages': MESSAGES, **options}
+  return server.client.chat.completions.create(**options)
 
 
 def streamed(chunks):
@@ -104,10 +71,12 @@ def streamed(chunks):
 
 def test_a_stream_says_what_a_whole_reply_says(server):
   options = {'seed': 3, 'n': 2, 'max_tokens': 30, 'logprobs': True}
-  whole = server.chat(**options)
-  again = server.chat(**options)
+  whole = complete(server, **options)
+  again = complete(server, **options)
   chunks = list(
-    server.chat(**options, stream=True, stream_options={'include_usage': True})
+    complete(
+      server, **options, stream=True, stream_options={'include_usage': True}
+    )
   )
   texts, reasons, logprobs = streamed(chunks)
   assert len(chunks) > 10 and chunks[-1].usage == whole.usage
@@ -121,7 +90,7 @@ def test_a_stream_says_what_a_whole_reply_says(server):
   first, second = (choice.message.content for choice in whole.choices)
   assert first != second
   # Sample 0 of a seed is the same, however many are asked for.
-  (alone,) = server.chat(seed=3, max_tokens=30).choices
+  (alone,) = complete(server, seed=3, max_tokens=30).choices
   assert alone.message.content == first and alone.logprobs is None
 
 
@@ -136,7 +105,7 @@ def test_the_policy_without_http_says_the_same(server, run_folder):
       {'temperature': 0.0},
     ):
       answers = chat.complete(MESSAGES, max_tokens=30, **options)
-      reply = server.chat(max_tokens=30, **options)
+      reply = complete(server, max_tokens=30, **options)
       for answer, choice in zip(answers, reply.choices, strict=True):
         assert answer.text == choice.message.content
         assert answer.finish_reason == choice.finish_reason
@@ -152,20 +121,21 @@ def test_the_policy_without_http_says_the_same(server, run_folder):
 
 
 def test_stop_strings(server):
-  (whole,) = server.chat(seed=5, max_tokens=40).choices
+  (whole,) = complete(server, seed=5, max_tokens=40).choices
   text = whole.message.content
   stop = text[10:13]
   assert len(stop) == 3
   options = {'seed': 5, 'max_tokens': 40, 'stop': ['never there', stop]}
-  (cut,) = server.chat(**options).choices
+  (cut,) = complete(server, **options).choices
   assert cut.message.content == text[: text.index(stop)]
   assert cut.finish_reason == 'stop'
-  texts, reasons, _ = streamed(server.chat(**options, stream=True))
+  texts, reasons, _ = streamed(complete(server, **options, stream=True))
   assert (texts[0], reasons[0]) == (cut.message.content, 'stop')
 
 
 def test_logprobs_equal_the_teacher_forced_ones(server, run_folder):
-  reply = server.chat(
+  reply = complete(
+    server,
     seed=1,
     n=3,
     max_tokens=12,
@@ -209,10 +179,10 @@ def forced_logps(run_folder, prompt, tokens, temperature):
 
 def test_top_logprobs_equal_the_teacher_forced_log_softmax(server, run_folder):
   options = {'seed': 4, 'n': 2, 'max_tokens': 9, 'temperature': 0.7}
-  plain = server.chat(**options)
+  plain = complete(server, **options)
   options |= {'logprobs': True, 'top_logprobs': 6, 'top_p': 0.999999}
   options |= {'extra_body': {'return_token_ids': True}}
-  reply = server.chat(**options)
+  reply = complete(server, **options)
   tokenizer = tokenizer_lib.load(run_folder / 'tokenizer')
   prompt = tokenizer.encode_prompt(MESSAGES)
   for choice, other in zip(reply.choices, plain.choices, strict=True):
@@ -227,7 +197,7 @@ def test_top_logprobs_equal_the_teacher_forced_log_softmax(server, run_folder):
       texts = [rival.token for rival in token.top_logprobs]
       assert texts == [tokenizer.decode([i]) for i in best[:6]]
   streamed_tops = {}
-  for chunk in server.chat(**options, stream=True):
+  for chunk in complete(server, **options, stream=True):
     for choice in chunk.choices:
       if choice.logprobs:
         streamed_tops.setdefault(choice.index, []).extend(
@@ -271,9 +241,9 @@ def test_requests_of_many_clients_are_decoded_together(server):
   options = [
     {'seed': n, 'temperature': n / 2, 'max_tokens': 150 + n} for n in range(4)
   ]
-  alone = [server.chat(**each).choices[0] for each in options]
+  alone = [complete(server, **each).choices[0] for each in options]
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
-    futures = [pool.submit(server.chat, **each) for each in options]
+    futures = [pool.submit(complete, server, **each) for each in options]
     most = 0
     while not all(future.done() for future in futures):
       most = max(most, server.health()['decoding'])
@@ -356,7 +326,7 @@ def test_a_client_that_hangs_up_frees_its_slots(server):
 )
 def test_errors(server, options, kind, code, words):
   with pytest.raises(kind, match=words) as caught:
-    server.chat(**options)
+    complete(server, **options)
   assert caught.value.code == code and caught.value.body['type']
 
 
@@ -383,12 +353,12 @@ def test_errors_below_the_client(server):
 
 def test_a_signal_lets_what_runs_end_and_takes_nothing_new(server):
   """The last test: it ends the server."""
-  stream = server.chat(seed=9, stream=True)
+  stream = complete(server, seed=9, stream=True)
   next(stream)
   server.process.send_signal(signal.SIGTERM)
   with pytest.raises(openai.InternalServerError, match='shutting down'):
     for _ in range(100):
-      server.chat(max_tokens=1)
+      complete(server, max_tokens=1)
   texts, reasons, _ = streamed(stream)
   assert texts[0] and reasons[0] in ('stop', 'length')
   assert server.process.wait(60) == 0
