@@ -43,45 +43,21 @@ import dataclasses
 import glob
 import hashlib
 import json
-import math
 import pathlib
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import Any
 
 from mlagent_jax import paths
+from mlagent_jax.environment import task_fields
 from mlagent_jax.environment.metrics import METRICS, Metric
 from mlagent_jax.environment.records import Limits, Scale
-
-LABELS = 'private/labels.csv'
-ANSWERS = 'private/answers'
-CUSTOM = 'custom'
-PRINTED = 'printed'
-
-
-class TaskError(ValueError):
-  """A task folder, or its prepared data, is not what it should be."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Grader:
-  """A grader that comes with a task; table [grader] of task.toml.
-
-  Attributes:
-    script: a file in grader/ that defines `grade(submission, answers)`.
-    number_columns: target columns that must hold finite numbers; the others
-      may hold any text.
-    by_rows: whether the validation and the test rows are graded apart. If
-      not, the grader gets the file as the agent wrote it, there is one score,
-      and it counts as both: `id_column` and `target_columns` are left out.
-    limits: of one grading run; fields `seconds` and `memory_mb`.
-  """
-
-  script: str
-  number_columns: tuple[str, ...] = ()
-  by_rows: bool = True
-  limits: Limits = Limits(seconds=120.0, memory_mb=4096, workspace_mb=1024)
+from mlagent_jax.environment.task_fields import (
+  ANSWERS,
+  LABELS,
+  Grader,
+  TaskError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,18 +157,15 @@ _TEXTS = (
   'source',
   'licence',
 )
-_NUMBERS = ('m_init', 'm_best', 'p_init', 'p_best')
 _REQUIRED = (
   *_TEXTS,
   'target_columns',
   'higher_is_better',
-  *_NUMBERS,
+  *task_fields.NUMBERS,
   'files',
 )
 _OPTIONAL = ('limits', 'stands_for')
 _COLUMNS = ('id_column', 'target_columns')
-_GRADER = ('number_columns', 'by_rows', 'seconds', 'memory_mb')
-_LIMITS = {field.name: field for field in dataclasses.fields(Limits)}
 
 
 def load_task(name_or_path: str | pathlib.Path) -> Task:
@@ -213,8 +186,8 @@ def load_task(name_or_path: str | pathlib.Path) -> Task:
     raise TaskError(f'{file}: there is no such file') from error
   except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
     raise TaskError(f'{file}: not valid TOML: {error}') from error
-  grader = _read_grader(file, fields)
-  pattern = _read_pattern(file, fields)
+  grader = task_fields.read_grader(file, fields)
+  pattern = task_fields.read_pattern(file, fields)
   absent = _COLUMNS if pattern or (grader and not grader.by_rows) else ()
   required = [name for name in _REQUIRED if name not in absent]
   texts = [name for name in _TEXTS if name not in absent]
@@ -223,38 +196,48 @@ def load_task(name_or_path: str | pathlib.Path) -> Task:
     *(('grader',) if grader else ()),
     *(('score_pattern',) if pattern else ()),
   )
-  _check_names(file, '', fields, required, optional)
+  task_fields.check_names(file, '', fields, required, optional)
   for name in texts:
     if not isinstance(fields[name], str) or not fields[name].strip():
-      _refuse(file, name, 'must be a non-empty text', fields[name])
+      task_fields.refuse(file, name, 'must be a non-empty text', fields[name])
   if fields['name'] != folder.name:
-    _refuse(file, 'name', f'must be the folder name {folder.name!r}', fields)
+    task_fields.refuse(
+      file, 'name', f'must be the folder name {folder.name!r}', fields
+    )
   if not re.fullmatch(r'[a-z0-9][a-z0-9-]*', fields['name']):
-    _refuse(file, 'name', 'must be of a-z, 0-9 and -', fields['name'])
+    task_fields.refuse(
+      file, 'name', 'must be of a-z, 0-9 and -', fields['name']
+    )
   if fields['kind'] not in _KINDS:
-    _refuse(file, 'kind', f'must be one of {", ".join(_KINDS)}', fields['kind'])
-  columns = () if absent else _read_columns(file, fields)
+    task_fields.refuse(
+      file, 'kind', f'must be one of {", ".join(_KINDS)}', fields['kind']
+    )
+  columns = () if absent else task_fields.read_columns(file, fields)
   if grader and (extra := set(grader.number_columns) - set(columns)):
-    _refuse(
+    task_fields.refuse(
       file, 'grader.number_columns', 'must be of target_columns', min(extra)
     )
-  scale = _read_scale(file, fields)
+  scale = task_fields.read_scale(file, fields)
   entry = pathlib.PurePosixPath(fields['entry'])
   if entry.is_absolute() or '..' in entry.parts:
-    _refuse(file, 'entry', 'must be a path inside starter/', fields['entry'])
+    task_fields.refuse(
+      file, 'entry', 'must be a path inside starter/', fields['entry']
+    )
   if not (folder / 'starter' / entry).is_file():
     raise TaskError(
       f'{file}: entry: there is no file {folder / "starter" / entry}'
     )
   stands_for = fields.get('stands_for', '')
   if not isinstance(stands_for, str):
-    _refuse(file, 'stands_for', 'must be a text', stands_for)
+    task_fields.refuse(file, 'stands_for', 'must be a text', stands_for)
   return Task(
     folder=folder,
     target_columns=columns,
     scale=scale,
-    limits=_read_limits(file, fields.get('limits', {})),
-    files=_read_files(file, fields['files'], grader, labelled=not pattern),
+    limits=task_fields.read_limits(file, fields.get('limits', {})),
+    files=task_fields.read_files(
+      file, fields['files'], grader, labelled=not pattern
+    ),
     stands_for=stands_for,
     grader=grader,
     score_pattern=pattern,
@@ -290,171 +273,3 @@ def _find(name_or_path: str | pathlib.Path) -> pathlib.Path:
   raise TaskError(
     f'no task {str(name_or_path)!r}: neither a folder nor one of {known}'
   )
-
-
-def _refuse(file, field: str, expected: str, found: Any):
-  if isinstance(found, dict):
-    found = found.get(field)
-  raise TaskError(f'{file}: {field}: {expected}, found {found!r}')
-
-
-def _check_names(file, prefix: str, fields, required, optional) -> None:
-  missing = [name for name in required if name not in fields]
-  if missing:
-    raise TaskError(f'{file}: missing field {", ".join(missing)}')
-  unknown = [name for name in fields if name not in (*required, *optional)]
-  if unknown:
-    names = ', '.join(prefix + name for name in unknown)
-    known = ', '.join((*required, *optional))
-    raise TaskError(f'{file}: unknown field {names}; the fields are {known}')
-
-
-def _is_number(value: Any) -> bool:
-  return (
-    isinstance(value, (int, float))
-    and not isinstance(value, bool)
-    and math.isfinite(value)
-  )
-
-
-def _read_columns(file, fields) -> tuple[str, ...]:
-  columns = fields['target_columns']
-  if (
-    not isinstance(columns, list)
-    or not columns
-    or not all(isinstance(c, str) and c for c in columns)
-  ):
-    _refuse(file, 'target_columns', 'must be a list of names', columns)
-  reserved = (fields['id_column'], 'split')
-  clashes = [c for c in columns if c in reserved or columns.count(c) > 1]
-  if fields['id_column'] == 'split' or clashes:
-    _refuse(
-      file,
-      'target_columns',
-      'must be distinct, and neither the id column nor "split"',
-      columns,
-    )
-  return tuple(columns)
-
-
-def _read_grader(file, fields) -> Grader | None:
-  """The table [grader], which is there exactly if the metric is 'custom'."""
-  if fields.get('metric') != CUSTOM:
-    return None  # a table [grader] is an unknown field then
-  table = fields.get('grader')
-  if not isinstance(table, dict):
-    _refuse(file, 'grader', "must be a table: metric is 'custom'", table)
-  _check_names(file, 'grader.', table, ('script',), _GRADER)
-  script = table['script']
-  if not isinstance(script, str) or pathlib.PurePath(script).name != script:
-    _refuse(file, 'grader.script', 'must be the name of a file', script)
-  if not (file.parent / 'grader' / script).is_file():
-    raise TaskError(
-      f'{file}: grader.script: there is no file'
-      f' {file.parent / "grader" / script}'
-    )
-  numbers = table.get('number_columns', [])
-  if not isinstance(numbers, list) or not all(
-    isinstance(name, str) for name in numbers
-  ):
-    _refuse(file, 'grader.number_columns', 'must be a list of names', numbers)
-  by_rows = table.get('by_rows', True)
-  if not isinstance(by_rows, bool):
-    _refuse(file, 'grader.by_rows', 'must be true or false', by_rows)
-  chosen = {name: table[name] for name in _GRADER[2:] if name in table}
-  default = dataclasses.asdict(Grader('').limits)
-  limits = _read_limits(file, {**default, **chosen}, 'grader')
-  return Grader(script, tuple(numbers), by_rows, limits)
-
-
-def _read_pattern(file, fields) -> str:
-  """The field score_pattern, which is there exactly if scores are printed."""
-  if fields.get('metric') != PRINTED:
-    return ''  # score_pattern is an unknown field then
-  pattern = fields.get('score_pattern')
-  try:
-    groups = re.compile(pattern).groups
-  except (re.error, TypeError) as error:
-    raise TaskError(
-      f'{file}: score_pattern: must be a regular expression ({error}), found'
-      f' {pattern!r}'
-    ) from error
-  if groups != 1:
-    _refuse(file, 'score_pattern', 'must have one group, the number', pattern)
-  return pattern
-
-
-def _read_scale(file, fields) -> Scale:
-  metric = METRICS.get(fields['metric'])
-  custom = fields['metric'] in (CUSTOM, PRINTED)
-  if metric is None and not custom:
-    known = ', '.join((*METRICS, CUSTOM, PRINTED))
-    _refuse(file, 'metric', f'must be one of {known}', fields['metric'])
-  if not custom and metric.one_column and len(fields['target_columns']) > 1:
-    _refuse(
-      file,
-      'target_columns',
-      f'metric {fields["metric"]} is defined for one column',
-      fields['target_columns'],
-    )
-  higher = fields['higher_is_better']
-  if not isinstance(higher, bool):
-    _refuse(file, 'higher_is_better', 'must be true or false', higher)
-  if not custom and higher != metric.higher_is_better:
-    better = 'higher' if metric.higher_is_better else 'lower'
-    _refuse(
-      file,
-      'higher_is_better',
-      f'of {fields["metric"]}, {better} is better',
-      str(higher).lower(),
-    )
-  for name in _NUMBERS:
-    if not _is_number(fields[name]):
-      _refuse(file, name, 'must be a finite number', fields[name])
-  scale = Scale(higher, *(float(fields[name]) for name in _NUMBERS))
-  for init, best in (('m_init', 'm_best'), ('p_init', 'p_best')):
-    if scale.sign * (fields[best] - fields[init]) <= 0:
-      better = 'above' if higher else 'below'
-      _refuse(
-        file, best, f'must be {better} {init} = {fields[init]}', fields[best]
-      )
-  if scale.p_init == 0:
-    _refuse(file, 'p_init', 'must not be 0: relative gain divides by it', 0)
-  return scale
-
-
-def _read_limits(file, table, field: str = 'limits') -> Limits:
-  if not isinstance(table, dict):
-    _refuse(file, field, 'must be a table', table)
-  _check_names(file, f'{field}.', table, (), tuple(_LIMITS))
-  for name, value in table.items():
-    whole = _LIMITS[name].type is int
-    if not _is_number(value) or (whole and not isinstance(value, int)):
-      expected = 'a whole number' if whole else 'a number'
-      _refuse(file, f'{field}.{name}', f'must be {expected}', value)
-    if value < 0 or (value == 0 and name != 'gpus'):
-      _refuse(file, f'{field}.{name}', 'must be above 0', value)
-  return Limits(**table)
-
-
-def _read_files(
-  file, table, grader: Grader | None, *, labelled: bool
-) -> dict[str, str]:
-  if not isinstance(table, dict):
-    _refuse(file, 'files', 'must be a table', table)
-  for name, digest in table.items():
-    path = pathlib.PurePosixPath(name)
-    inside = len(path.parts) > 1 and path.parts[0] in ('public', 'private')
-    if not inside or '..' in path.parts:
-      _refuse(file, 'files', 'names must begin with public/ or private/', name)
-    if not isinstance(digest, str) or not re.fullmatch('[0-9a-f]{64}', digest):
-      _refuse(file, f'files."{name}"', 'must be a SHA-256 in hex', digest)
-  if labelled and (grader is None or grader.by_rows):
-    if LABELS not in table:
-      raise TaskError(f'{file}: files: {LABELS} is missing')
-    for split in ('validation', 'test') if grader else ():
-      if not any(name.startswith(f'{ANSWERS}/{split}/') for name in table):
-        raise TaskError(f'{file}: files: no file in {ANSWERS}/{split}/')
-  if not any(name.startswith('public/') for name in table):
-    raise TaskError(f'{file}: files: there is no public file')
-  return dict(table)

@@ -30,13 +30,8 @@ from mlagent_jax.environment import (
 from mlagent_jax.environment.grading import MAX_SUBMISSION_BYTES
 from mlagent_jax.environment.records import Limits, Scale
 from mlagent_jax.environment.sandbox import Sandbox, make_sandbox
-from mlagent_jax.environment.task_folder import (
-  CUSTOM,
-  Grader,
-  Task,
-  TaskError,
-  load_task,
-)
+from mlagent_jax.environment.task_fields import CUSTOM, Grader, TaskError
+from mlagent_jax.environment.task_folder import Task, load_task
 from mlagent_jax.environment.task_import_rows import Split
 from mlagent_jax.environment.task_import_source import (
   Source,
