@@ -23,7 +23,7 @@ import numpy as np
 from mlagent_jax.environment import task_folder
 from mlagent_jax.environment import task_import_tables as tables
 from mlagent_jax.environment.metrics import METRICS
-from mlagent_jax.environment.task_folder import PRINTED, TaskError
+from mlagent_jax.environment.task_fields import PRINTED, TaskError
 from mlagent_jax.environment.task_import_source import our_name
 from mlagent_jax.environment.task_import_text import toml_value
 from mlagent_jax.environment.task_wish import Wish, files_of
