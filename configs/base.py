@@ -168,7 +168,7 @@ def get_config() -> config_dict.ConfigDict:
   config.collect.trajectories_per_task = 50
   config.collect.max_steps = 5
 
-  # The fixed set of states that training never sees: before and after RL,
+  # The fixed set of states that RL never sees: before and after RL,
   # fresh samples for each are executed for real.
   config.fixed_set = config_dict.ConfigDict()
   config.fixed_set.states = 64

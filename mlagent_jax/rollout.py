@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,8 @@ def execute_replies(
   requests: Sequence[tuple[str, records.Snapshot, Reply]],
   scales: Mapping[str, records.Scale],
   *,
-  alpha: float,
+  neutral_before: Sequence[int],
+  reward: Mapping[str, Any],
   on_done: Callable[[], None] = lambda: None,
 ) -> list[Executed]:
   """Executes every reply in its own copy of its state, in the worker pool.
@@ -122,7 +124,8 @@ def execute_replies(
     dispatcher: of the pool.
     requests: (task, state, reply) of each; results come in this order.
     scales: each task's scale.
-    alpha: of the reward.
+    neutral_before: `reward.neutral_run` of what led to each state.
+    reward: options of `reward.reward`, such as a config's section.
     on_done: called after each result, for a progress bar.
 
   Raises:
@@ -134,9 +137,13 @@ def execute_replies(
   ]
   dispatcher.wait(tickets, on_done=on_done)
   executed = []
-  for (task, _, reply), ticket in zip(requests, tickets, strict=True):
+  for (task, _, reply), before, ticket in zip(
+    requests, neutral_before, tickets, strict=True
+  ):
     outcome, after = ticket.result
-    value = reward_lib.reward(outcome, scales[task], alpha=alpha)
+    value = reward_lib.reward(
+      outcome, scales[task], neutral_before=before, **reward
+    )
     executed.append(Executed(reply, outcome, after, value))
   return executed
 

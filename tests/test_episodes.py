@@ -115,6 +115,32 @@ def test_a_task_that_cannot_be_read_at_all_is_an_error(pool):
     play(pool, Writer(LOOK), prompt_ids(pool, budget=50), episodes=1)
 
 
+def test_every_state_of_the_experts_fits_the_prompts_of_training(
+  pool, tmp_path
+):
+  place = workdir.Workdir(tmp_path / 'run')
+  store = trajectories.TrajectoryStore(place.stage('collect'))
+  everything = prompt_ids(pool, budget=10**6)
+  (played,) = play(pool, Writer(LOOK, LOOK, LOOK), everything, episodes=1)
+  store.append(played)
+  config = base.get_config()
+  config.fixed_set.states = 1
+  above = set()
+  for config.seed in range(8):
+    session = types.SimpleNamespace(
+      config=config,
+      workdir=place,
+      prompt_ids=lambda tokenizer: everything,
+      processes=types.SimpleNamespace(leader_does=lambda do, *a: do(*a)),
+    )
+    found = states_lib.load_states(session, None)
+    longest = max(len(found.ids_of(state)) for state, _ in found.pairs)
+    drawn = max(len(found.ids_of(state)) for state in found.pool.states)
+    above.add(longest - drawn)
+    assert longest <= found.prompt_length < longest + 16
+  assert max(above) > 16  # the longest one was held out
+
+
 def test_what_the_policy_cannot_read_is_no_state(pool, tmp_path):
   said = []
   place = workdir.Workdir(tmp_path / 'run')

@@ -338,6 +338,24 @@ def test_nan_stops_with_the_batch_saved(tmp_path):
   assert 2 in report['rows_not_finite']['advantages']
 
 
+@pytest.mark.parametrize('empty', range(2))
+def test_a_mini_batch_without_samples_counts_in_no_mean(empty, tmp_path):
+  options = {'mini_batches': 2, 'kl_control': 'adaptive', 'kl_coef': 0.1}
+  slots = slots_of()
+  # Mini-batches take turns.
+  slots[empty::2] = [[None] * G] * len(slots[empty::2])
+  state, metrics = update(options, batch_of(slots), tmp_path)
+  tokens = sum(len(d.reply.token_ids) for g in slots for d in g if d)
+  assert metrics['weight'] == tokens
+  assert all(np.isfinite(value) for value in metrics.values())
+  assert ('ratio_first' in metrics) is (empty == 1)
+  assert np.isfinite(float(state.kl_coef))
+  assert float(state.kl_coef) != np.float32(0.1)
+  nothing = [[None] * G for _ in range(S)]
+  state, _ = update(options, batch_of(nothing), tmp_path)
+  assert float(state.kl_coef) == np.float32(0.1)
+
+
 def test_a_batch_without_samples_is_not_an_error(tmp_path):
   nothing = [[None] * G for _ in range(S)]
   _, metrics = update({}, batch_of(nothing), tmp_path)

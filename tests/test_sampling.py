@@ -450,6 +450,19 @@ def test_inverting_the_cumulative_distribution(size):
   assert (weights[np.asarray(got)] > 0).all()
 
 
+def test_inverting_at_the_edges_of_blocks_never_takes_what_has_no_weight():
+  rng = np.random.default_rng(0)
+  weights = rng.uniform(size=(64, drawing._BLOCK)).astype(np.float32)
+  weights[:, 0] = 0  # the first of every block
+  weights = jnp.asarray(weights.reshape(-1))
+  upto = jnp.cumsum(jnp.sum(weights.reshape(64, -1), axis=-1))
+  edges = np.asarray(upto[:-1] / upto[-1])[:, None]
+  near = edges + np.arange(-32, 33) * 2.0**-23
+  uniform = jnp.asarray(np.floor(near * 2**23) / 2**23, jnp.float32).reshape(-1)
+  got = jax.vmap(drawing._invert, in_axes=(None, 0))(weights, uniform)
+  assert (np.asarray(weights)[np.asarray(got)] > 0).all()
+
+
 @pytest.mark.parametrize(
   'option, value',
   [('temperature', -1.0), ('top_p', 0.0), ('top_k', -1), ('max_tokens', 0)],

@@ -10,7 +10,7 @@ from configs import base
 from mlagent_jax.environment import cache
 from mlagent_jax.environment.records import SandboxUnavailable
 from mlagent_jax.environment.workers import LocalPool
-from mlagent_jax.stages import errors, session
+from mlagent_jax.stages import errors, session, workdir
 
 sys.path.append(str(pathlib.Path(__file__).parent / 'environment'))
 from line_task import SLOPE_LINE, write_task  # noqa: E402
@@ -83,6 +83,53 @@ def test_a_cache_of_another_version_is_refused(config, tmp_path):
     step(config, tmp_path / 'run')
   # Nothing is lost: it is as it was.
   assert (tmp_path / 'executions' / 'format').read_text() == '1\n'
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'sft.schedule': 'cosin'}, "sft.schedule: 'cosin' is none of"),
+    ({'rl.schedule': 'cosin'}, "rl.schedule: 'cosin' is none of"),
+    ({'rl.critic.schedule': 'x'}, "rl.critic.schedule: 'x' is none of"),
+    ({'sft.steps': 10}, 'sft.warmup_steps is 20, but there are 10 updates'),
+    ({'sft.steps': 0}, 'sft.steps is 0; it must be at least 1'),
+    ({'sft.micro_batches': 0}, 'sft.micro_batches is 0'),
+    ({'sft.checkpoint_every': 0}, 'sft.checkpoint_every is 0'),
+    ({'sft.actions_per_prompt': 0}, 'sft.actions_per_prompt is 0'),
+    ({'fixed_set.states': 0}, 'fixed_set.states is 0'),
+    ({'fixed_set.samples': 0}, 'fixed_set.samples is 0'),
+    ({'optimizer.clip_norm': 0.0}, 'optimizer.clip_norm is 0.0; .* above 0'),
+    ({'optimizer.b2': 1.0}, 'optimizer.b2 is 1.0; it must be .* below 1'),
+    ({'rl.weight_decay': -0.1}, 'rl.weight_decay is -0.1; it must be 0 or'),
+    ({'model.dtype': 'bf16'}, "model: dtype 'bf16' is none of"),
+    ({'model.remat': 'x'}, "model: remat 'x' is none of"),
+    ({'model.num_heads': 3}, 'model: num_heads 3 is not a multiple of'),
+    ({'collect.diverse_ideas': 2}, r'1 to 3 ideas .* of 2 \(diverse_ideas\)'),
+    ({'evaluate.episodes': 0}, 'evaluate.episodes is 0'),
+  ],
+)
+def test_sizes_and_schedules_are_checked_at_start_up(config, changes, words):
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(session.ConfigError, match=words):
+    session.check_config(config, 1)
+
+
+def test_another_number_of_chips_goes_on_with_a_run(config):
+  config.update_from_flattened_dict(
+    {
+      'mesh.fsdp': -1,
+      'sft.prompts_per_batch': 16,
+      'sft.micro_batches': -1,
+      'rl.micro_batches': -1,
+    }
+  )
+  marks = set()
+  for devices in (1, 2, 8):
+    filled = config.copy_and_resolve_references()
+    session.fill_in(filled, devices)
+    session.check_config(filled, devices)
+    marks.add(workdir.fingerprint(filled))
+  assert len(marks) == 1
 
 
 @pytest.mark.parametrize(

@@ -121,10 +121,41 @@ def sample(here, graphdef, params):
 
   played = split_policy.lead(policy, params, play)
   assert played is not None
+  for bad in range(here.count if here.count > 1 else 0):
+    check_a_failure(here, local, params, bad)
   if not here.is_leader:
     return None
   assert played == replies
   return [[list(reply.token_ids) for reply in group] for group in replies]
+
+
+class Broken:
+  """A policy that has no memory left."""
+
+  def sample_replies(self, params, prompts, seeds):
+    raise MemoryError('no room')
+
+
+class Working:
+  def sample_replies(self, params, prompts, seeds):
+    return [[] for _ in prompts]
+
+
+def check_a_failure(here, local, params, bad):
+  """One process cannot sample: all of them hear of it, and none waits."""
+  plain = Broken() if here.index == bad else Working()
+  policy = split_policy.SplitPolicy(plain, local, here)
+  prompts, seeds = [[1], [2]], np.zeros((2, 1), np.uint32)
+  if not here.is_leader:
+    kind, words = processes_lib.LeaderError, 'no room'
+  elif bad == here.index:
+    kind, words = MemoryError, 'no room'
+  else:
+    kind, words = split_policy.SamplingError, f'process {bad} .*no room'
+  with pytest.raises(kind, match=words):
+    split_policy.lead(
+      policy, params, lambda: policy.sample_replies(None, prompts, seeds)
+    )
 
 
 def talk(here):

@@ -46,7 +46,10 @@ class Tokenizer(Protocol):
     """Ids of a text as it is, without any template."""
 
   def decode(self, ids: Sequence[int]) -> str:
-    """The text of a reply's ids; stop and padding tokens are left out."""
+    """The text of a reply's ids; stop and padding tokens are left out.
+
+    So are ids above the tokenizer's own, which a model's padded vocabulary has.
+    """
 
   def save(self, folder: str | os.PathLike) -> None:
     """Writes what `load` needs to give the same tokenizer back."""
@@ -237,7 +240,8 @@ class ToyTokenizer:
   def decode(self, ids: Sequence[int]) -> str:
     """See `Tokenizer`."""
     left_out = {self.end_id, self.pad_id}
-    return self._pieces.decode([int(i) for i in ids if int(i) not in left_out])
+    known = [i for i in map(int, ids) if i < self.vocab_size]  # no padding
+    return self._pieces.decode([i for i in known if i not in left_out])
 
   def save(self, folder: str | os.PathLike) -> None:
     """See `Tokenizer`."""

@@ -4,6 +4,8 @@ import dataclasses
 
 # Weight matrices of a block that LoRA can adapt.
 LORA_TARGETS = ('wq', 'wk', 'wv', 'wo', 'gate', 'up', 'down')
+DTYPES = ('float32', 'bfloat16')
+REMAT = ('none', 'dots', 'full')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,9 @@ class ModelConfig:
   lora_targets: tuple[str, ...] = LORA_TARGETS
 
   def __post_init__(self):
+    for name, choices in (('dtype', DTYPES), ('remat', REMAT)):
+      if getattr(self, name) not in choices:
+        raise ValueError(f'{name} {getattr(self, name)!r} is none of {choices}')
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads {self.num_heads} is not a multiple of num_kv_heads'

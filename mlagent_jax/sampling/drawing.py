@@ -107,7 +107,8 @@ def _invert(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     last = jnp.max(positive, axis=-1)
     index = jnp.minimum(jnp.sum(upto <= target[..., None], axis=-1), last)
     before = jnp.take_along_axis(upto - weights, index[..., None], axis=-1)
-    return index, target - before[..., 0]
+    # Sums round: what is left must not be below 0, where nothing has weight.
+    return index, jnp.maximum(target - before[..., 0], 0.0)
 
   sums = jnp.sum(weights, axis=-1)
   block, left = locate(sums, uniform * jnp.sum(sums, axis=-1))

@@ -1,4 +1,4 @@
-"""Fresh samples for states that training never saw, executed for real."""
+"""Fresh samples for states that RL never saw, executed for real."""
 
 import collections
 
@@ -61,17 +61,19 @@ def measure(
 def _execute(session: Session, states, replies, name: str) -> dict:
   """What became of the replies, in process 0."""
   config = session.config
-  requests = [
-    (state.task, state.snapshot, reply)
-    for state, group in zip(states.fixed, replies, strict=True)
-    for reply in group
-  ]
+  requests, neutral = [], []
+  for state, group in zip(states.fixed, replies, strict=True):
+    requests += [(state.task, state.snapshot, reply) for reply in group]
+    scale = session.scales[state.task]
+    before = reward_lib.neutral_run(state.history, scale)
+    neutral += [before] * len(group)
   with session.log.progress(name, len(requests)) as bar:
     executed = rollout.execute_replies(
       session.dispatcher(),
       requests,
       session.scales,
-      alpha=config.reward.alpha,
+      neutral_before=neutral,
+      reward=config.reward,
       on_done=bar,
     )
   result = figures(executed)

@@ -121,10 +121,14 @@ def run(
         figures = _figures(batch, metrics)
         figures['update_seconds'] = time.monotonic() - collected_at
         extra = source.state()
+        stop = False
         # Before the checkpoint: scripts run while it is written.
         if number + ahead <= settings.steps:
-          source.begin(number + ahead, state.params, version=number)
-        stop = session.processes.stop_requested()
+          try:
+            source.begin(number + ahead, state.params, version=number)
+          except Stopped:  # whole episodes are executed there
+            stop = True
+        stop = stop or session.processes.stop_requested()
         due = number % settings.checkpoint_every == 0
         if stop or due or number == settings.steps:
           save(number)

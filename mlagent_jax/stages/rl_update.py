@@ -272,17 +272,20 @@ def update(
     rows=[row.name if row else '' for row in taken.rows],
   )
   figures = {name: float(value) for name, value in figures.items()}
+  # A mini-batch of which nothing came in time has no means.
+  counted = [m for m in history if m.get('weight', 1)] or history
   figures |= {
-    name: float(np.mean([metrics[name] for metrics in history]))
+    name: float(np.mean([metrics[name] for metrics in counted]))
     for name in history[0]
   }
-  if not critic_alone:
+  if not critic_alone and counted[0] is history[0]:
     figures['ratio_first'] = history[0]['ratio']
   figures['kl_coef'] = float(state.kl_coef)
   kl_coef = state.kl_coef
-  if settings.kl_control == 'adaptive':
+  kl = figures.get('kl', np.nan)
+  if settings.kl_control == 'adaptive' and np.isfinite(kl):
     kl_coef = losses.adapted_kl_coef(
-      kl_coef, figures['kl'], target=settings.kl_target, gain=settings.kl_gain
+      kl_coef, kl, target=settings.kl_target, gain=settings.kl_gain
     )
   return RLState(policy, critic, kl_coef), figures
 

@@ -31,6 +31,7 @@ from mlagent_jax.stages import (
   rl_checks,
   rollout_checks,
   run_log,
+  training_checks,
   workdir,
 )
 from mlagent_jax.stages import processes as processes_lib
@@ -201,6 +202,10 @@ def check_config(
         f' model={sampler.model} has {places} places, but a process has'
         f' {num_local or num_devices} devices'
       )
+  try:
+    training_checks.check(config)
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
   rows = mesh.data * mesh.fsdp
   key, micro_batches = _sft_size(config), config.sft.micro_batches
   size = config.sft[key]

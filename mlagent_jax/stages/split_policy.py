@@ -1,5 +1,7 @@
 """A policy whose samples are drawn by all processes, each on its own chips."""
 
+import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -10,6 +12,16 @@ from mlagent_jax import replicas, rollout
 from mlagent_jax.stages import processes as processes_lib
 
 _T = TypeVar('_T')
+_log = logging.getLogger(__name__)
+
+
+class SamplingError(RuntimeError):
+  """Another process could not draw its samples; says which, and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failed:
+  text: str
 
 
 class SplitPolicy:
@@ -45,6 +57,9 @@ class SplitPolicy:
 
     Returns:
       The replies in process 0, None in the others.
+
+    Raises:
+      SamplingError: in process 0, if another one failed.
     """
     if self._leading is None:
       local = replicas.copy_to_local(params, self._mesh)
@@ -87,10 +102,21 @@ class SplitPolicy:
     count, index = self._processes.count, self._processes.index
     bounds = [len(prompts) * part // count for part in range(count + 1)]
     mine = slice(bounds[index], bounds[index + 1])
-    replies = self._policy.sample_replies(local, prompts[mine], seeds[mine])
-    gathered = self._processes.gather(replies)
+    failure = None
+    try:
+      found = self._policy.sample_replies(local, prompts[mine], seeds[mine])
+    except BaseException as error:  # noqa: BLE001 - raised in process 0
+      # The others wait for this part: they must hear of it.
+      failure, found = error, _Failed(f'{type(error).__name__}: {error}')
+      _log.error('Sampling failed in process %d', index, exc_info=error)
+    gathered = self._processes.gather(found)
     if gathered is None:
       return None
+    if failure is not None:
+      raise failure
+    for other, part in enumerate(gathered):
+      if isinstance(part, _Failed):
+        raise SamplingError(f'process {other} could not sample: {part.text}')
     return [group for part in gathered for group in part]
 
 

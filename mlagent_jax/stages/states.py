@@ -34,9 +34,9 @@ class States:
   @functools.cached_property
   def prompt_length(self) -> int:
     """P: tokens of the longest prompt, rounded up to a multiple of 16."""
-    longest = self.longest_prompt or max(
-      len(self.ids_of(state)) for state in self.pool.states
-    )
+    # Of the experts' states, those of the fixed set among them: SFT imitates
+    # what experts did in all of them.
+    longest = self.longest_prompt or max(map(len, self.known_ids.values()))
     return -(-longest // 16) * 16
 
   def ids_of(self, state: trajectories.State) -> list[int]:

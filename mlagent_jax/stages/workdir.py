@@ -37,8 +37,10 @@ FREE_KEYS = (
   'endpoint.timeout_seconds',
   'endpoint.tokens_per_minute',
   'mesh',
+  'rl.micro_batches',
   'rl.timeline_steps',
   'sampler_mesh',
+  'sft.micro_batches',
 )
 
 

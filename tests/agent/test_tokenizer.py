@@ -81,6 +81,12 @@ def test_toy_prompt_is_the_plain_rendering(toy):
   assert toy.end_id not in ids and toy.pad_id not in ids
 
 
+def test_toy_leaves_out_the_ids_of_a_padded_vocabulary(toy):
+  ids = toy.encode_action('x = 1')
+  padded = [toy.vocab_size, *ids, toy.vocab_size + 500]
+  assert toy.decode(padded) == 'x = 1'
+
+
 def test_toy_training_is_deterministic_and_ignores_order(toy, tmp_path):
   again = tokenizer_lib.ToyTokenizer.train(reversed(TEXTS), vocab_size=600)
   toy.save(tmp_path / 'a')
