@@ -44,19 +44,22 @@ class Checkpointer:
     *,
     max_to_keep: int | None = None,
     fingerprint: str,
+    read_only: bool = False,
   ):
-    """Opens `folder`, which is made if it is not there.
+    """Opens `folder`, which is made if it is not there and may be written.
 
     Args:
       folder: one folder a run; gs:// too.
       max_to_keep: how many checkpoints stay, the latest ones; None for all.
       fingerprint: identifies what must not change between a save and a
         restore, such as a digest of the config.
+      read_only: touch nothing: another process may be writing a checkpoint.
     """
     self._folder = epath.Path(folder)
     if '://' not in str(folder):
       self._folder = self._folder.resolve()
     self._fingerprint = fingerprint
+    self._read_only = read_only
     # A save returns when it is on disk: the next train step may then donate
     # the buffers that it read from.
     self._manager = ocp.CheckpointManager(
@@ -64,7 +67,9 @@ class Checkpointer:
       options=ocp.CheckpointManagerOptions(
         max_to_keep=max_to_keep,
         enable_async_checkpointing=False,
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
+        create=not read_only,
+        read_only=read_only,
       ),
     )
 
@@ -88,9 +93,12 @@ class Checkpointer:
 
     Raises:
       TypeError: if `extra` does not fit in JSON.
-      CheckpointError: if there is a checkpoint of this or a later step, or
-        the disk is full; what was saved before stays as it is.
+      CheckpointError: if there is a checkpoint of this or a later step, the
+        folder was opened to be read only, or the disk is full; what was saved
+        before stays as it is.
     """
+    if self._read_only:
+      raise CheckpointError(f'{self._folder} was opened to be read only')
     latest = self.latest_step()
     if latest is not None and step <= latest:
       raise CheckpointError(

@@ -205,6 +205,14 @@ def test_kill_in_the_middle_of_a_save_keeps_the_previous_one(tmp_path):
   assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
   assert any('tmp' in path.name for path in tmp_path.iterdir())
   template = {'x': jnp.zeros(4, jnp.int32)}
+  # Who only reads cannot know that nobody is writing: it touches nothing.
+  before = sorted(tmp_path.rglob('*'))
+  with Checkpointer(tmp_path, fingerprint='a', read_only=True) as checkpoints:
+    state, extra = checkpoints.restore(template)
+    assert extra == {'n': 1}
+    with pytest.raises(CheckpointError, match='to be read only'):
+      checkpoints.save(2, state, {'n': 2})
+  assert sorted(tmp_path.rglob('*')) == before
   with Checkpointer(tmp_path, fingerprint='a') as checkpoints:
     assert checkpoints.latest_step() == 1
     state, extra = checkpoints.restore(template)

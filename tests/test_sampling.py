@@ -183,6 +183,7 @@ def test_long_neighbours_do_not_touch_a_bit(monkeypatch):
     requests = [here.submit(p, settings, [1, 2]) for p in (*others, [5, 2, 8])]
     run(here)
     found.append(requests[-1].samples)
+  assert len(here._cache.prompts[0]) > 2  # segments
   assert found[0] == found[1] == found[2]
   # And what many segments give is right.
   (sample, _), prompt = requests[-2].samples, [7] * 21

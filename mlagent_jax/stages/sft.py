@@ -160,8 +160,8 @@ def load_params(session: Session, learner: learner_lib.Learner, stage: str):
   """The parameters that a completed stage ('sft' or 'rl') ended with."""
   with checkpoint.Checkpointer(
     session.workdir.checkpoints(stage),
-    max_to_keep=2,
     fingerprint=workdir.fingerprint(session.config),
+    read_only=True,
   ) as checkpoints:
     state, _ = checkpoints.restore(state_shapes(learner, stage))
   return state.params

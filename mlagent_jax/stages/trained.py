@@ -70,8 +70,8 @@ class Trained:
       )
     return checkpoint.Checkpointer(
       self.place.checkpoints(stage),
-      max_to_keep=None,
       fingerprint=self.fingerprint,
+      read_only=True,  # its training may go on
     )
 
 
@@ -120,6 +120,9 @@ def open_trained(where: str | os.PathLike[str]) -> Trained:
   if mesh.data * mesh.fsdp * mesh.model != jax.device_count():
     # The run's mesh was another machine's; all that is here holds the model.
     mesh.data, mesh.fsdp, mesh.model = 1, jax.device_count(), 1
+  sampler = config.sampler_mesh
+  if sampler.data * sampler.fsdp * sampler.model != jax.local_device_count():
+    sampler.data = sampler.fsdp = sampler.model = 0  # as `mesh` says
   if config.tokenizer.kind == 'huggingface':
     path = config.tokenizer.path or config.model.init_from
     tokenizer = tokenizer_lib.load(mirror.local_folder(path))

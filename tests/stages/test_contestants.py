@@ -74,6 +74,21 @@ def test_a_training_run_is_opened_as_it_was_left(training):
     found.params('rl')
 
 
+def test_a_sampler_of_another_machine_is_fitted_to_this_one(training):
+  path = training / 'config.json'
+  config = json.loads(path.read_text())
+  config |= {'sampler_mesh.fsdp': 3, 'sampler_mesh.model': 2}
+  config['sampler_mesh.data'] = 1
+  path.write_text(json.dumps(config))
+  found = trained.open_trained(training)
+  policy = found.learner.policy(
+    samples_per_prompt=1, batch_size=8, temperature=1.0
+  )
+  seeds = np.array([[1]], np.uint32)
+  ((reply,),) = policy.sample_replies(found.params('sft'), [[5, 6]], seeds)
+  assert reply.token_ids
+
+
 def test_a_reply_does_not_depend_on_who_is_in_the_batch(training):
   found = trained.open_trained(training)
   size = jax.device_count()
