@@ -67,7 +67,7 @@ def main():
     '',
     f'`make demo-seeds` on {os.cpu_count()} cores ({platform.machine()}),'
     f' Python {platform.python_version()}. Fixed set: 64 states × 8 fresh'
-    ' samples at temperature 1 that training never saw, executed for real'
+    ' samples at temperature 1 that RL never saw, executed for real'
     ' before and after RL. Episodes: 8 a task, at most 5 steps. A figure that'
     ' misses its target is marked **short**.',
     '',

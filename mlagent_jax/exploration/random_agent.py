@@ -76,7 +76,8 @@ class RandomAgent:
       for name in self._actions
       if _is_possible(name, snapshot, lines, steps)
     ]
-    name = self._random.choice(possible or self._actions)
+    # Where nothing that it may do is possible, it gives up.
+    name = self._random.choice(possible or [ActionName.FINAL_ANSWER])
     head = ''
     if self._protocol == 'full':
       head = (

@@ -17,8 +17,14 @@ from line_task import write_task
 
 from configs import base
 from mlagent_jax import trajectories
-from mlagent_jax.environment import blobs, episode, prepared, task_folder
-from mlagent_jax.environment.records import ActionName, OutcomeKind
+from mlagent_jax.environment import (
+  actions,
+  blobs,
+  episode,
+  prepared,
+  task_folder,
+)
+from mlagent_jax.environment.records import ActionName, OutcomeKind, Snapshot
 from mlagent_jax.exploration import random_agent
 from mlagent_jax.stages import session, workdir
 from mlagent_jax.stages.evaluation import contestants, paper, run, tables
@@ -291,6 +297,13 @@ def test_every_random_action_is_valid(
     kinds |= {step.outcome.kind for step in done.steps}
   assert {OutcomeKind.COPIED, OutcomeKind.LOOKED} <= kinds
   assert {OutcomeKind.EDITED, OutcomeKind.SCRIPT_FAILED} & kinds
+
+
+def test_where_nothing_is_possible_a_random_agent_gives_up():
+  agent = random_agent.RandomAgent({ActionName.EDIT_SCRIPT})
+  card = types.SimpleNamespace(entry='train.py')
+  reply = agent.reply(card, Snapshot(''), 'x = 1\nx = 1\n', ())
+  assert actions.parse_reply(reply).name is ActionName.FINAL_ANSWER
 
 
 def test_the_papers_figures_stand_beside_its_own_tasks_alone():
