@@ -69,7 +69,6 @@ class Checkpointer:
         enable_async_checkpointing=False,
         cleanup_tmp_directories=not read_only,
         create=not read_only,
-        read_only=read_only,
       ),
     )
 
