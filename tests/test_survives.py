@@ -53,8 +53,13 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope='module', params=[0, 1])
-def options(request):
-  return (*LEARNS, f'rl.max_staleness={request.param}')
+def staleness(request):
+  return request.param
+
+
+@pytest.fixture(scope='module')
+def options(staleness):
+  return (*LEARNS, f'rl.max_staleness={staleness}')
 
 
 @pytest.fixture(scope='module')
@@ -86,9 +91,15 @@ def rows_of(workdir):
 
 
 class Watch:
-  """What a run is doing, told by the files that it has written."""
+  """What a run is doing, told by the files that it has written.
 
-  def __init__(self, workdir):
+  Args:
+    workdir: of the run.
+    ahead: batches that are executed while the policy is updated.
+  """
+
+  def __init__(self, workdir, ahead):
+    self._ahead = ahead
     self._rollouts = workdir / 'rl' / 'rollouts'
     self._checkpoints = workdir / 'rl' / 'checkpoints'
 
@@ -99,7 +110,7 @@ class Watch:
   def phase(self):
     if list(self._checkpoints.glob('*tmp*')):
       return 'checkpoint'
-    if self.newest('sampled') > self.newest('trained'):
+    if self.newest('sampled') - self.newest('trained') > self._ahead:
       return 'execution'
     return 'update or sampling'
 
@@ -118,12 +129,12 @@ def wait_for(watch, process, phase, rng):
 
 
 def test_killed_at_any_moment(
-  tuned, undisturbed, environment, options, tmp_path
+  tuned, undisturbed, environment, options, staleness, tmp_path
 ):
   workdir = tmp_path / 'run'
   shutil.copytree(tuned, workdir)
   (workdir / 'metrics.jsonl').unlink()
-  watch = Watch(workdir)
+  watch = Watch(workdir, staleness)
   rng = random.Random(5)
   wanted = ['execution', 'update or sampling', 'checkpoint']
   hit = collections.Counter()
