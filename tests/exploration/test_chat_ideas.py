@@ -1,5 +1,7 @@
 """Ideas of a chat model: enough of them, and no two the same."""
 
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -81,10 +83,22 @@ def test_a_cut_answer_loses_its_last_line_only():
   assert found == ['Model: fit ridge.', 'Rows: drop outliers.']
 
 
-def test_embedding_is_never_replaced_by_another(tmp_path):
+def test_embedding_is_never_replaced_by_another():
   assert embeddings.make_embedding('ngram') is diversity.ngram_embedding
   with pytest.raises(embeddings.EmbeddingError, match="'words' is none of"):
     embeddings.make_embedding('words')
+  code = (
+    'import sys; sys.modules["torch"] = None\n'
+    'from mlagent_jax.exploration import embeddings\n'
+    'try: embeddings.make_embedding("sentence")\n'
+    'except embeddings.EmbeddingError as error: print(error)\n'
+  )
+  ran = subprocess.run([sys.executable, '-c', code], capture_output=True)
+  assert b"needs torch: pip install 'mlagent_jax[embeddings]'" in ran.stdout
+
+
+@pytest.mark.torch
+def test_a_folder_without_a_model_is_told(tmp_path):
   with pytest.raises(embeddings.EmbeddingError, match='config.json is missing'):
     embeddings.make_embedding('sentence', str(tmp_path))
 
