@@ -326,10 +326,12 @@ def make_step_rl_loss(
   The batch is `batching.group_layout`'s with, besides,
 
     advantages [S, G] or [S, G, A];
-    logps_old [S, G, A]: left out before the first update on these samples, when
-      the old policy is the policy itself: the ratio is then exactly 1, in any
-      micro-batch, with nothing to compute first. For the updates after the
-      first, `model.logps.make_compute_logps` computes it;
+    logps_old [S, G, A]: of `model.logps.make_compute_logps`, before the first
+      update on these samples; left out if there is but one update;
+    first [S]: if there, 1 in the first update and 0 later. In the first one the
+      old policy is the policy itself, and its log-probabilities are those that
+      the loss computes: the ratio is exactly 1, in any micro-batch. So it is if
+      there is no logps_old. One program serves all updates of a batch;
     logps_sampler [S, G, A]: as the sampler recorded it, unless importance_cap
       is None;
     logps_ref [S, G, A]: of the reference, if kl_coef is not 0;
@@ -360,7 +362,11 @@ def make_step_rl_loss(
       entropy_gradient=entropy_coef != 0,
     )
     mask = batch['mask']
-    logps_old = batch.get('logps_old', jax.lax.stop_gradient(logps))
+    own = jax.lax.stop_gradient(logps)
+    logps_old = batch.get('logps_old', own)
+    if 'first' in batch:
+      is_first = batch['first'][:, None, None] > 0
+      logps_old = jnp.where(is_first, own, logps_old)
     importance = None
     if importance_cap is not None:
       importance = truncated_importance(

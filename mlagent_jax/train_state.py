@@ -72,14 +72,19 @@ def make_train_state(
     mesh: the mesh, or None on a single device.
   """
   trained, _ = lora.split(params)
-  shapes = jax.eval_shape(tx.init, trained)
+
+  def initialise(trained):
+    return tx.init(trained), jnp.zeros((), jnp.int32)
+
+  shapes = jax.eval_shape(initialise, trained)
   # Without out_shardings the moments would be replicated on every device.
   shardings = None if mesh is None else state_shardings(shapes, mesh)
-  opt_state = jax.jit(tx.init, out_shardings=shardings)(trained)
-  step = jnp.zeros((), jnp.int32)
-  if mesh is not None:
-    # From NumPy: a jax.Array of one process cannot be put on all of them.
-    step = jax.device_put(np.int32(0), logical_sharding(mesh, ()))
+  first = jax.tree.leaves(params)[0]
+  if mesh is None and first.committed:
+    # All of the state is committed or nothing is: a step makes it so, and would
+    # compile again for what it returned.
+    shardings = jax.tree.map(lambda _: first.sharding, shapes)
+  opt_state, step = jax.jit(initialise, out_shardings=shardings)(trained)
   return TrainState(params, opt_state, step)
 
 

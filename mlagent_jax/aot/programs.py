@@ -88,8 +88,14 @@ def critic_step(learner: learner_lib.Learner) -> Program:
     advantage = learner.config.rl.advantage
     raise ConfigError(f"rl.advantage {advantage!r} has no critic; 'gae' has")
   batch, work = _mini_batch(learner, trains=True)
-  for name in ('advantages', 'logps_sampler', 'logps_ref'):
-    del batch[name]
+  for name in (
+    'advantages',
+    'logps_sampler',
+    'logps_ref',
+    'logps_old',
+    'first',
+  ):
+    batch.pop(name, None)
   batch |= {name: batch['mask'] for name in ('values', 'returns')}
   # A value is D multiply-adds.
   work = dataclasses.replace(work, predicted=0)
@@ -129,6 +135,9 @@ def _mini_batch(learner, *, trains):
     batch['advantages'] = batch['mask']
   for name in ('logps_sampler', 'logps_ref'):
     batch[name] = batch['mask']
+  if settings.epochs * settings.mini_batches > 1:
+    batch['logps_old'] = batch['mask']
+    batch['first'] = np.zeros(1, np.float32)
   return _rows(batch, S, learner.mesh), work
 
 

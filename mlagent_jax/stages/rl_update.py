@@ -5,9 +5,9 @@ of `losses` and `advantages`. With advantage 'gae' there is a critic, trained
 on the same mini-batches; without one the same code runs and does less.
 
 The old policy of the ratio is the policy before a batch's first update. The
-first mini-batch is given no `logps_old`: the loss takes the log-probabilities
-that it computes itself, so that the ratio is exactly 1 there, whatever the
-micro-batches. For later ones they are computed once, before any update.
+first mini-batch takes the log-probabilities that the loss computes itself, so
+that the ratio is exactly 1 there, whatever the micro-batches. For later ones
+they are computed once, before any update.
 """
 
 import dataclasses
@@ -230,9 +230,10 @@ def update(
   critic_alone = (
     state.critic is not None and number <= settings.critic.steps_alone
   )
-  batch['logps_ref'] = trainer.compute_logps(reference, batch)
+  layout = _chosen(batch, _LAYOUT)
+  batch['logps_ref'] = trainer.compute_logps(reference, layout)
   if updates > 1 or settings.kl_place == 'reward' or critic_alone:
-    batch['logps_old'] = trainer.compute_logps(state.params, batch)
+    batch['logps_old'] = trainer.compute_logps(state.params, layout)
   if state.critic is not None:
     batch['values'] = trainer.compute_values(state.critic.params, batch)
   estimates, figures = rl_batch.estimate(
@@ -254,7 +255,10 @@ def update(
       metrics |= {f'critic/{name}': x for name, x in of_critic.items()}
     if not critic_alone:
       of_policy = _chosen(part, _OF_POLICY)
-      if index == 0:
+      if updates > 1:
+        first = np.full(len(part['lengths']), index == 0, np.float32)
+        of_policy['first'] = train_state.put_batch(first, learner.mesh)
+      else:
         of_policy.pop('logps_old', None)
       policy, of_policy = trainer.update_policy(policy, of_policy)
       metrics |= of_policy
