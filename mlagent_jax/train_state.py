@@ -24,7 +24,6 @@ from mlagent_jax.model.sharding import (
   batch_sharding,
   check_batch_divides,
   constrain_state,
-  logical_sharding,
   on_mesh,
   split_batch,
   state_shardings,

@@ -159,6 +159,20 @@ def test_the_ratio_is_exactly_one_at_the_first_mini_batch(options, tmp_path):
   assert (metrics['ratio'] == 1.0) is not later
 
 
+def test_all_updates_of_a_run_are_one_program(tmp_path):
+  options = {'mini_batches': 2, 'epochs': 2, 'kl_coef': 0.125}
+  learner, trainer, reference = setup(**options)
+  # As a checkpoint gives them back: committed to their device.
+  device = jax.devices()[0]
+  state = rl_update.make_state(learner, jax.device_put(reference, device))
+  assert all(x.committed for x in jax.tree.leaves(state.policy))
+  for number in (1, 2):
+    groups = groups_of(seed=number)
+    state, _ = update(options, groups, tmp_path, state, number)
+  assert trainer.update_policy._cache_size() == 1
+  assert trainer.compute_logps._cache_size() == 2  # of two sets of parameters
+
+
 def test_mini_batches_are_rows_of_the_batch_and_every_row_comes_once():
   _, trainer, _ = setup(mini_batches=2)
   batch = {'x': np.arange(S), 'y': np.arange(2 * S).reshape(S, 2)}
