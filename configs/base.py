@@ -184,6 +184,9 @@ def get_config() -> config_dict.ConfigDict:
   config.sft.steps = 240
   config.sft.prompts_per_batch = 16
   config.sft.actions_per_prompt = 4
+  # Actions that earned less are not imitated; their states, and what the expert
+  # did next, are. 0 imitates all.
+  config.sft.min_reward = 0.0
   # 'shared_prompt': prompts_per_batch rows of a prompt and its actions;
   # 'packed': batch_size rows of max_length tokens, several examples to a row.
   config.sft.layout = 'shared_prompt'

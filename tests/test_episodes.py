@@ -19,6 +19,7 @@ from mlagent_jax.environment import (
   workers,
 )
 from mlagent_jax.environment.records import OutcomeKind
+from mlagent_jax.stages import session as session_lib
 from mlagent_jax.stages import states as states_lib
 from mlagent_jax.stages import workdir
 
@@ -139,6 +140,34 @@ def test_every_state_of_the_experts_fits_the_prompts_of_training(
     above.add(longest - drawn)
     assert longest <= found.prompt_length < longest + 16
   assert max(above) > 16  # the longest one was held out
+
+
+def test_what_earned_too_little_is_not_imitated(pool, tmp_path):
+  place = workdir.Workdir(tmp_path / 'run')
+  store = trajectories.TrajectoryStore(place.stage('collect'))
+  everything = prompt_ids(pool, budget=10**6)
+  (played,) = play(pool, Writer('Hm.', LOOK, LOOK), everything, episodes=1)
+  store.append(played)
+  config = base.get_config()
+  config.fixed_set.states = 1
+  session = types.SimpleNamespace(
+    config=config,
+    workdir=place,
+    prompt_ids=lambda tokenizer: everything,
+    processes=types.SimpleNamespace(leader_does=lambda do, *a: do(*a)),
+    scales={'line': pool.environment.tasks['line'].scale},
+  )
+
+  def imitated(least):
+    config.sft.min_reward = least
+    pairs = states_lib.load_states(session, None).pairs
+    return [(len(state.history), reply) for state, reply in pairs]
+
+  assert imitated(0.0) == [(0, 'Hm.'), (1, LOOK), (2, LOOK)]
+  # What was done after the mistake is.
+  assert imitated(0.5) == [(1, LOOK), (2, LOOK)]
+  with pytest.raises(session_lib.ConfigError, match='min_reward is 0.6'):
+    imitated(0.6)
 
 
 def test_what_the_policy_cannot_read_is_no_state(pool, tmp_path):

@@ -91,6 +91,7 @@ def test_a_cache_of_another_version_is_refused(config, tmp_path):
     ({'sft.schedule': 'cosin'}, "sft.schedule: 'cosin' is none of"),
     ({'rl.schedule': 'cosin'}, "rl.schedule: 'cosin' is none of"),
     ({'rl.critic.schedule': 'x'}, "rl.critic.schedule: 'x' is none of"),
+    ({'sft.min_reward': 2.0}, 'sft.min_reward is 2.0, and no reward is above'),
     ({'sft.steps': 10}, 'sft.warmup_steps is 20, but there are 10 updates'),
     ({'sft.steps': 0}, 'sft.steps is 0; it must be at least 1'),
     ({'sft.micro_batches': 0}, 'sft.micro_batches is 0'),

@@ -4,9 +4,10 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+from mlagent_jax import reward as reward_lib
 from mlagent_jax import state_pool, trajectories
 from mlagent_jax.agent import history
-from mlagent_jax.stages.session import Session
+from mlagent_jax.stages.session import ConfigError, Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,8 @@ class States:
   Attributes:
     pool: the states of RL; none has a prompt of the fixed set.
     fixed: states with distinct prompts, for measuring before and after RL.
-    pairs: (state, expert's reply) for fine-tuning, of every trajectory.
+    pairs: (state, expert's reply) for fine-tuning, of every trajectory; those
+      that earned less than `sft.min_reward` are left out.
     known_ids: key of a state -> token ids of its prompt; all of the above.
     prompt_ids: (task, state, steps so far) -> token ids, where the environment
       is: for states that RL comes to.
@@ -126,8 +128,29 @@ def _read_states(session: Session, tokenizer) -> tuple:
   pairs = [
     (state, step.reply)
     for trajectory in collected
-    for state, step in trajectories.pairs_of(trajectory)
+    for state, step in _worth_imitating(session, trajectory)
     if state.key in known
   ]
+  if not pairs:
+    raise ConfigError(
+      f'sft.min_reward is {config.sft.min_reward:g}, and no action of the'
+      ' experts that the policy can read earned that much'
+    )
   longest = config.agent.max_prompt_tokens if config.rl.visited_share else 0
   return pool, fixed, pairs, known, longest
+
+
+def _worth_imitating(session: Session, trajectory) -> list:
+  """(state, step) of the steps that earned `sft.min_reward` at least."""
+  pairs = trajectories.pairs_of(trajectory)
+  least = session.config.sft.min_reward
+  if not least:
+    return pairs
+  rewards = reward_lib.of_steps(
+    trajectory.steps,
+    session.scales[trajectory.task],
+    **session.config.reward,
+  )
+  return [
+    pair for pair, value in zip(pairs, rewards, strict=True) if value >= least
+  ]

@@ -33,7 +33,7 @@ _ABOVE_ZERO = {
 }
 _NOT_NEGATIVE = {
   'evaluate': ('temperature',),
-  'sft': ('learning_rate', 'warmup_steps', 'weight_decay'),
+  'sft': ('min_reward', 'learning_rate', 'warmup_steps', 'weight_decay'),
   'rl': ('warmup_steps', 'weight_decay'),
   'rl.critic': ('learning_rate', 'warmup_steps', 'weight_decay'),
 }
@@ -66,6 +66,10 @@ def check(config) -> None:
     if value not in choices:
       raise ValueError(f'{key}: {value!r} is none of {choices}')
   sft = config.sft
+  if sft.min_reward > 1:
+    raise ValueError(
+      f'sft.min_reward is {sft.min_reward}, and no reward is above 1'
+    )
   if sft.schedule != 'constant' and sft.warmup_steps >= sft.steps:
     raise ValueError(
       f'sft.warmup_steps is {sft.warmup_steps}, but there are {sft.steps}'
