@@ -143,6 +143,7 @@ def test_every_state_of_the_experts_fits_the_prompts_of_training(
 
 
 def test_what_earned_too_little_is_not_imitated(pool, tmp_path):
+  said = []
   place = workdir.Workdir(tmp_path / 'run')
   store = trajectories.TrajectoryStore(place.stage('collect'))
   everything = prompt_ids(pool, budget=10**6)
@@ -156,6 +157,7 @@ def test_what_earned_too_little_is_not_imitated(pool, tmp_path):
     prompt_ids=lambda tokenizer: everything,
     processes=types.SimpleNamespace(leader_does=lambda do, *a: do(*a)),
     scales={'line': pool.environment.tasks['line'].scale},
+    log=types.SimpleNamespace(say=said.append),
   )
 
   def imitated(least):
@@ -164,8 +166,12 @@ def test_what_earned_too_little_is_not_imitated(pool, tmp_path):
     return [(len(state.history), reply) for state, reply in pairs]
 
   assert imitated(0.0) == [(0, 'Hm.'), (1, LOOK), (2, LOOK)]
+  assert not said
   # What was done after the mistake is.
   assert imitated(0.5) == [(1, LOOK), (2, LOOK)]
+  assert said == [
+    'sft.min_reward = 0.5: 2 of 3 actions of the experts are imitated'
+  ]
   with pytest.raises(session_lib.ConfigError, match='min_reward is 0.6'):
     imitated(0.6)
 

@@ -131,10 +131,17 @@ def _read_states(session: Session, tokenizer) -> tuple:
     for state, step in _worth_imitating(session, trajectory)
     if state.key in known
   ]
-  if not pairs:
+  least = config.sft.min_reward
+  steps = sum(len(t.steps) for t in collected)
+  if least and not pairs:
     raise ConfigError(
-      f'sft.min_reward is {config.sft.min_reward:g}, and no action of the'
-      ' experts that the policy can read earned that much'
+      f'sft.min_reward is {least:g}, and none of the {steps} actions of the'
+      ' experts earned that much where the policy can read'
+    )
+  if least:
+    session.log.say(
+      f'sft.min_reward = {least:g}: {len(pairs)} of {steps} actions of the'
+      ' experts are imitated'
     )
   longest = config.agent.max_prompt_tokens if config.rl.visited_share else 0
   return pool, fixed, pairs, known, longest
