@@ -60,7 +60,7 @@ class Owner:
 
   def labels(self, seconds: float) -> dict[str, str]:
     """What to put on a container of this owner that lives so long."""
-    expires = round(time.time() + seconds)
+    expires = int(time.time() + seconds)  # never after it ended by itself
     return {OWNER_LABEL: str(self), EXPIRES_LABEL: str(expires)}
 
   def __str__(self) -> str:
