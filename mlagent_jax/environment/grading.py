@@ -14,7 +14,6 @@ import io
 import os
 import pathlib
 import stat
-import threading
 
 import numpy as np
 
@@ -25,13 +24,6 @@ SUBMISSION = 'submission.csv'
 MAX_SUBMISSION_BYTES = 32 * 2**20
 _MAX_FIELD = 2**17  # characters of one value
 _SHOWN = 40  # characters of a wrong value that a message repeats
-
-# Scores by (SHA-256 of a submission, its labels): RL comes to the same scripts
-# again and again, and reading their submissions strictly took as long as a
-# quarter of an update. Small; the oldest go first.
-_MOST_KNOWN = 2**14
-_known: dict[tuple, 'Scores'] = {}
-_known_lock = threading.Lock()
 
 
 class SubmissionError(ValueError):
@@ -46,21 +38,24 @@ class Scores:
   test: float
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Labels:
-  """The labels of a task, in the order of labels.csv; equal if the same object.
+  """The labels of a task, in the order of labels.csv.
 
   Attributes:
     rows: id -> row.
     truth: [N, C]; float64, or texts for metrics of labels; C is 0 if the
       task has a grader of its own.
     validation, test: [N] bool, a partition.
+    known: SHA-256 of a submission -> its scores by these labels. RL comes to the
+      same scripts again and again; it goes with the labels when they change.
   """
 
   rows: dict[str, int]
   truth: np.ndarray
   validation: np.ndarray
   test: np.ndarray
+  known: dict[bytes, Scores] = dataclasses.field(default_factory=dict)
 
 
 def grade(submission: pathlib.Path, task: Task) -> Scores:
@@ -125,15 +120,10 @@ def grade_bytes(data: bytes, task: Task) -> Scores:
       ' mlagent_jax.environment.custom_grading'
     )
   labels = load_labels(task)
-  key = hashlib.sha256(data).digest(), labels
-  scores = _known.get(key)
-  if scores is None:
-    scores = _score(data, task, labels)
-    with _known_lock:
-      if len(_known) >= _MOST_KNOWN:
-        del _known[next(iter(_known))]
-      _known[key] = scores
-  return scores
+  key = hashlib.sha256(data).digest()
+  if key not in labels.known:
+    labels.known[key] = _score(data, task, labels)
+  return labels.known[key]
 
 
 def _score(data: bytes, task: Task, labels: Labels) -> Scores:

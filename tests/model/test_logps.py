@@ -168,8 +168,8 @@ def assert_equal_gradients(gradient, expected):
 def gradients_of(loss):
   """Value and gradient, compiled as training compiles them.
 
-  Without optimisation, as the other tests compile, roundings of one layout add
-  up to 1.3e-5 of the other's on a processor with AVX-512.
+  Without optimisation, as the other tests compile, one machine's roundings of
+  two layouts differed by up to 1.3e-5; which of its kernels did it is not known.
   """
   options = {'xla_backend_optimization_level': 3}
   return jax.jit(jax.value_and_grad(loss), compiler_options=options)
