@@ -47,8 +47,8 @@ class Labels:
     truth: [N, C]; float64, or texts for metrics of labels; C is 0 if the
       task has a grader of its own.
     validation, test: [N] bool, a partition.
-    known: SHA-256 of a submission -> its scores by these labels. RL comes to the
-      same scripts again and again; it goes with the labels when they change.
+    known: SHA-256 of a submission -> its scores by these labels. RL comes to
+      the same scripts again and again; it goes with labels that change.
   """
 
   rows: dict[str, int]

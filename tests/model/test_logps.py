@@ -169,7 +169,7 @@ def gradients_of(loss):
   """Value and gradient, compiled as training compiles them.
 
   Without optimisation, as the other tests compile, one machine's roundings of
-  two layouts differed by up to 1.3e-5; which of its kernels did it is not known.
+  two layouts differed by up to 1.3e-5; which of its kernels did it is unknown.
   """
   options = {'xla_backend_optimization_level': 3}
   return jax.jit(jax.value_and_grad(loss), compiler_options=options)
