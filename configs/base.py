@@ -125,6 +125,10 @@ def get_config() -> config_dict.ConfigDict:
 
   config.environment = config_dict.ConfigDict()
   config.environment.sandbox = 'auto'  # docker, bubblewrap, process
+  # Modules that scripts in bubblewrap and process find imported, such as
+  # ('pandas', 'sklearn.linear_model'): what a script of seconds spends most of
+  # its time on. A copy of the importing process becomes the script.
+  config.environment.preload = ()
   # 'mlagent_jax/task:torch' adds torch (launch/task_image/build.sh).
   config.environment.docker_image = 'mlagent_jax/task:cpu'
   # 'local': threads of this process. 'ray': a cluster (the extra `ray`), whose

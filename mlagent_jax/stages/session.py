@@ -7,6 +7,7 @@ is found here, with numbers.
 import contextlib
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import config_dict
@@ -23,6 +24,7 @@ from mlagent_jax.environment import (
   task_folder,
   workers,
 )
+from mlagent_jax.environment.sandbox import interpreter
 from mlagent_jax.environment.sandbox.docker import IMAGE
 from mlagent_jax.exploration import diversity, embeddings
 from mlagent_jax.stages import (
@@ -257,6 +259,11 @@ def check_config(
       f"environment.docker_image: {image!r} needs environment.sandbox 'docker',"
       f' found {kind!r}'
     )
+  unknown = interpreter.missing_modules(config.environment.preload)
+  if unknown:
+    raise ConfigError(
+      f'environment.preload: there is no module {unknown} for {sys.executable}'
+    )
   if config.environment.executions_gb <= 0:
     raise ConfigError(
       f'environment.executions_gb: {config.environment.executions_gb} must be'
@@ -388,10 +395,11 @@ def _opened(
       yield place, log, environment, pool, models
 
 
-def _sandbox_options(settings) -> dict[str, str]:
-  if settings.sandbox != 'docker':
-    return {}
-  return {'image': settings.docker_image}
+def _sandbox_options(settings) -> dict:
+  options = {'preload': tuple(settings.preload)}
+  if settings.sandbox == 'docker':
+    options['image'] = settings.docker_image
+  return options
 
 
 def _executions(settings, folder: pathlib.Path) -> cache.ExecutionCache | None:

@@ -20,7 +20,7 @@ from mlagent_jax.environment import sandbox as sandboxes
 pytest.register_assert_rewrite('playing')
 
 _BEGIN, _END = '<!-- attacks: begin -->', '<!-- attacks: end -->'
-SANDBOXES = ('docker', 'bubblewrap')
+SANDBOXES = ('docker', 'bubblewrap', 'bubblewrap, preload')
 
 
 def pytest_addoption(parser):
@@ -48,8 +48,12 @@ def world(request):
     patch.setenv('AWS_SECRET_ACCESS_KEY', canary)
     patch.setenv('PYTHONPATH', str(evil))
     patch.setenv('PYTHONSTARTUP', str(evil / 'startup.py'))
-    with sandboxes.make_sandbox(request.module.SANDBOX) as sandbox:
-      world = World(folder, sandbox, listeners, canary)
+    preload = getattr(request.module, 'PRELOAD', ())
+    with sandboxes.make_sandbox(
+      request.module.SANDBOX, preload=preload
+    ) as sandbox:
+      label = sandbox.kind + (', preload' if preload else '')
+      world = World(folder, sandbox, listeners, canary, label)
       assert world.play_honestly() == 0.5  # and connections are open now
       yield world
   shutil.rmtree(folder)

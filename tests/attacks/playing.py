@@ -25,7 +25,7 @@ each_attack = pytest.mark.parametrize(
 def check(world: World, attack: Attack, record_property) -> None:
   """Makes an attack and looks at everything."""
   expected = ' or '.join(attack.expect)
-  record_property('sandbox', world.sandbox.kind)
+  record_property('sandbox', world.label)
   record_property(
     'attack', [attack.name, attack.category, attack.tries, expected]
   )

@@ -86,6 +86,7 @@ class World:
   Attributes:
     sandbox: the real one.
     canary: a text that is in every secret of the host.
+    label: the sandbox's name in the table.
     heard: see `Listeners`.
   """
 
@@ -95,8 +96,9 @@ class World:
     sandbox: Sandbox,
     listeners: Listeners,
     canary: str,
+    label: str,
   ):
-    self.sandbox, self.canary = sandbox, canary
+    self.sandbox, self.canary, self.label = sandbox, canary, label
     self.heard = listeners.heard
     self._folder = folder
     self._labels = vault.write_task(folder / 'tasks' / 'vault')

@@ -24,11 +24,12 @@ from mlagent_jax.environment.sandbox import (
   accounts,
   cgroups,
   folder,
+  inside,
   interpreter,
   seccomp,
-  warden,
   wrapped,
 )
+from mlagent_jax.environment.sandbox.keeper import Helper, Helpers
 from mlagent_jax.environment.sandbox.leash import Leash
 from mlagent_jax.environment.sandbox.output import Output
 from mlagent_jax.environment.sandbox.supervision import (
@@ -81,9 +82,17 @@ class BubblewrapSandbox:
 
   kind = 'bubblewrap'
 
-  def __init__(self):
+  def __init__(self, *, preload: Sequence[str] = ()):
+    """Prepares runs.
+
+    Args:
+      preload: modules that every script finds imported already, which saves
+        their time (see `preload`). Such a script enters the namespaces that
+        `bwrap` has made and holds, in place of being started by it.
+    """
     self.identity = interpreter.identity(self.kind)
     self._place = cgroups.find_place()
+    self._helpers = Helpers(preload) if preload else None
     self._closed = False
 
   @staticmethod
@@ -111,11 +120,14 @@ class BubblewrapSandbox:
     """Runs a command; see `Sandbox.run`."""
     if self._closed:
       raise SandboxUnavailable('the sandbox is closed')
-    return _run(self._place, command, workspace, limits, data)
+    helper = self._helpers.of(limits) if self._helpers else None
+    return _run(self._place, command, workspace, limits, data, helper)
 
   def close(self) -> None:
-    """Runs nothing from now on; there is nothing to free."""
+    """Runs nothing from now on; runs under way are not waited for."""
     self._closed = True
+    if self._helpers:
+      self._helpers.close()
 
   def __enter__(self) -> Self:
     return self
@@ -130,6 +142,7 @@ def _run(
   workspace: pathlib.Path,
   limits: Limits,
   data: pathlib.Path | None,
+  helper: Helper | None = None,
 ) -> Completed:
   workspace = pathlib.Path(os.path.abspath(workspace))
   data = None if data is None else pathlib.Path(data).resolve()
@@ -145,40 +158,55 @@ def _run(
     stack.enter_context(failures())
     stack.enter_context(folder.borrowed(workspace, user, data))
     # bwrap's first process stays in the sandbox, beside the script.
-    leash = stack.enter_context(Leash(place, limits, overhead=1))
+    overhead = 1 if helper is None else 0
+    leash = stack.enter_context(Leash(place, limits, overhead=overhead))
+    environment = interpreter.environment(limits, home=_HOME, scratch='/tmp')
     run = stack.enter_context(
       wrapped.start(
         _arguments(user, workspace, limits, data),
         [*_drop_rights(user), *program],
-        interpreter.environment(limits, home=_HOME, scratch='/tmp'),
+        environment,
         seccomp.program(),
         lock,
       )
     )
-
-    def members() -> list[int]:
-      return [run.first, *warden.descendants(run.first)]
-
-    leash.hold(run.first, [workspace], members)
-    _set_rlimits(run.first, user, limits, leash.grouped)
+    values = rlimits(limits, user)
+    if user is None and not leash.grouped and _counts_by_namespace():
+      values.append((resource.RLIMIT_NPROC, limits.processes + 1))
+    if helper is None:
+      script = inside.Started(run, values, user)
+    else:
+      request = {
+        'command': program,
+        'environment': {**environment, 'PWD': _WORKSPACE},  # as bwrap does
+        'user': user,
+        'rlimits': values,
+        'cwd': _WORKSPACE,
+        'covers': [],
+        'shown': [],
+        'filter': seccomp.program().hex(),
+      }
+      script = inside.Entered(stack, helper, run, request)
+    leash.hold(script.process, [workspace], script.members)
     started = time.monotonic()
-    run.go()
+    script.go()
     stop = supervise(
-      output_pipe=run.output,
+      output_pipe=script.output,
       output=output,
-      end=run.end,
-      ended=run.ended,
-      kill=run.kill,
+      end=script.end,
+      ended=script.ended,
+      kill=script.kill,
       watches=leash.watches,
       limits=limits,
     )
     seconds = time.monotonic() - started
     stop = leash.verdict(stop)
-    exit_code = run.exit_code()
+    exit_code = script.exit_code()
   if exit_code is None and stop is None:
     raise SandboxUnavailable(f'bwrap failed: {output.text().strip()[-500:]}')
   interpreter.check_after(exit_code)
-  return completed(stop, _as_in_subprocess(exit_code), output, seconds)
+  code = -signal.SIGKILL if exit_code is None else exit_code
+  return completed(stop, code, output, seconds)
 
 
 def _arguments(
@@ -269,34 +297,10 @@ def _setpriv() -> str:
   return os.path.realpath(shutil.which('setpriv') or '/usr/bin/setpriv')
 
 
-def _set_rlimits(
-  first: int, user: int | None, limits: Limits, grouped: bool
-) -> None:
-  """Limits the first process inside, and so all that it will start."""
-  values = rlimits(limits, user)
-  if user is None and not grouped and _counts_by_namespace():
-    values.append((resource.RLIMIT_NPROC, limits.processes + 1))
-  try:
-    for number, value in values:
-      hard = resource.prlimit(first, number)[1]
-      if user is None and hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-      resource.prlimit(first, number, (value, value))
-  except OSError as error:
-    raise SandboxUnavailable(f'bwrap takes no limits: {error}') from error
-
-
 def _counts_by_namespace() -> bool:
   """Whether RLIMIT_NPROC counts a user namespace apart (Linux 5.14)."""
   major, minor = map(int, re.findall(r'\d+', platform.release())[:2])
   return (major, minor) >= (5, 14)
-
-
-def _as_in_subprocess(exit_code: int | None) -> int:
-  """Minus the signal's number in place of 128 + that."""
-  if exit_code is None:
-    return -signal.SIGKILL
-  return 128 - exit_code if 128 < exit_code <= 128 + 64 else exit_code
 
 
 def _probe() -> str:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import sys
+from collections.abc import Sequence
 
 from mlagent_jax.environment.records import Limits, SandboxUnavailable
 
@@ -99,6 +100,19 @@ def missing() -> str:
   return ''
 
 
+def missing_modules(names: Sequence[str]) -> list[str]:
+  """Those of some modules that scripts cannot import."""
+  absent = []
+  for name in names:
+    try:
+      found = importlib.util.find_spec(name)
+    except ImportError:  # a module above it is missing
+      found = None
+    if found is None:
+      absent.append(name)
+  return absent
+
+
 def command_line(command: tuple[str, ...]) -> tuple[str, ...]:
   """The command with the interpreter's path in place of 'python'."""
   if not command:
@@ -118,15 +132,19 @@ def check_after(exit_code: int | None) -> None:
     raise SandboxUnavailable(f'{sys.executable} cannot be run any more')
 
 
+def threads(limits: Limits) -> str:
+  """How many threads the libraries of a run use: its CPUs, rounded up."""
+  return str(max(1, math.ceil(limits.cpus)))
+
+
 def environment(limits: Limits, *, home: str, scratch: str) -> dict[str, str]:
   """All environment variables of a run: nothing of the host's comes through.
 
   Args:
-    limits: `cpus`, rounded up, is the thread count of the libraries.
+    limits: gives the thread count of the libraries, see `threads`.
     home: the home folder inside the sandbox.
     scratch: the folder for temporary files inside the sandbox.
   """
-  threads = str(max(1, math.ceil(limits.cpus)))
   return {
     'PATH': f'{pathlib.Path(sys.executable).parent}:/usr/bin:/bin',
     'HOME': home,
@@ -144,5 +162,5 @@ def environment(limits: Limits, *, home: str, scratch: str) -> dict[str, str]:
     'PYTHONUTF8': '1',
     'MPLBACKEND': 'Agg',
     'CUBLAS_WORKSPACE_CONFIG': ':4096:8',
-    **{name: threads for name in _THREAD_VARIABLES},
+    **{name: threads(limits) for name in _THREAD_VARIABLES},
   }

@@ -3,27 +3,79 @@
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
-from mlagent_jax.environment.records import SandboxUnavailable
-from mlagent_jax.environment.sandbox import warden
+from mlagent_jax.environment.records import Limits, SandboxUnavailable
+from mlagent_jax.environment.sandbox import interpreter, warden
 from mlagent_jax.environment.sandbox.supervision import (
   DEATH_SECONDS,
   pipe,
   readable,
 )
 
+_PRELOAD = 'preload.py'
 _START_SECONDS = 20.0
+# The machine may be busy, and a disk cold.
+_IMPORT_SECONDS = 300.0
+
+
+class Helpers:
+  """The helper process of every run; one where scripts import themselves.
+
+  Else one for each number of threads: libraries read it when they are
+  imported.
+  """
+
+  def __init__(self, preload: Sequence[str] = ()):
+    """Imports nothing yet; see `of`.
+
+    Args:
+      preload: modules that scripts find imported (see `preload`).
+    """
+    self._preload = tuple(preload)
+    self._lock = threading.Lock()
+    self._helpers: dict[str, Helper] = {}
+    self._closed = False
+
+  def of(self, limits: Limits) -> 'Helper':
+    """The helper of a run.
+
+    Raises:
+      SandboxUnavailable: if the helpers are closed.
+    """
+    threads = interpreter.threads(limits) if self._preload else ''
+    with self._lock:
+      if self._closed:
+        raise SandboxUnavailable('the sandbox is closed')
+      if threads not in self._helpers:
+        self._helpers[threads] = Helper(self._preload, limits)
+      return self._helpers[threads]
+
+  def close(self) -> None:
+    """Ends all; their keepers end with their runs."""
+    with self._lock:
+      self._closed = True
+      for helper in self._helpers.values():
+        helper.close()
 
 
 class Helper:
-  """The helper process (see `warden`); started again if it died."""
+  """One helper process (see `warden`); started again if it died.
 
-  def __init__(self):
+  Args:
+    preload: modules that it imports at its start.
+    limits: the threads of such modules; needed with `preload`.
+  """
+
+  def __init__(self, preload: Sequence[str] = (), limits: Limits | None = None):
+    self._preload = tuple(preload)
+    self._limits = limits
     self._lock = threading.Lock()
     self._socket: socket.socket | None = None
     self._process: subprocess.Popen | None = None
@@ -63,13 +115,41 @@ class Helper:
   def _start(self) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     self._socket = ours
+    flags, program, options = ['-I', '-S'], warden.__file__, {}
+    if self._preload:
+      flags, program = [], str(pathlib.Path(warden.__file__).parent / _PRELOAD)
+      options = {
+        'env': interpreter.environment(self._limits, home='/', scratch='/tmp'),
+        'cwd': '/',
+        'stdout': subprocess.DEVNULL,
+        'stderr': subprocess.DEVNULL,
+      }
     with theirs:
+      socket_number = str(theirs.fileno())
       self._process = subprocess.Popen(
-        [sys.executable, '-I', '-S', warden.__file__, str(theirs.fileno())],
+        [sys.executable, *flags, program, socket_number, *self._preload],
         stdin=subprocess.DEVNULL,
         pass_fds=[theirs.fileno()],
         # A Ctrl-C is for the host, which ends its runs itself.
         start_new_session=True,
+        **options,
+      )
+    if self._preload:
+      self._wait_for_imports(ours)
+
+  def _wait_for_imports(self, ours: socket.socket) -> None:
+    names = ', '.join(self._preload)
+    ours.settimeout(_IMPORT_SECONDS)
+    try:
+      said = ours.recv(1024)
+    except TimeoutError:
+      said = f'not imported within {_IMPORT_SECONDS:.0f} s'.encode()
+    ours.settimeout(None)
+    if said != b'ready':
+      self._stop()
+      raise SandboxUnavailable(
+        f'the interpreter of scripts did not import {names}:'
+        f' {said.decode(errors="replace") or "it was killed"}'
       )
 
   def _stop(self) -> None:
@@ -128,7 +208,9 @@ class Status:
     while self.processes is None:
       left = deadline - time.monotonic()
       if not readable(self.pipe, left) or self.read():
-        raise SandboxUnavailable('the helper that starts scripts did not')
+        raise SandboxUnavailable(
+          f'the helper that starts scripts did not: {self.error or "silence"}'
+        )
     return self.processes
 
   def wait_for_end(self) -> None:
@@ -164,7 +246,8 @@ def start(
     stack: closes what is opened here.
     helper: forks the keeper.
     request: see `warden`.
-    locks: descriptors that the keeper holds as long as it lives; at most one.
+    locks: more descriptors, which the keeper holds as long as it lives; at
+      most two.
   """
   with contextlib.ExitStack() as theirs:
     output, output_writer = pipe(stack, theirs)

@@ -1,8 +1,9 @@
-"""Starts the scripts of a `process` sandbox and ends all that they leave.
+"""Starts scripts and ends all that they leave.
 
 Runs as a program of its own (`python -I -S warden.py SOCKET`), with one thread
 and the standard library only, so that it can fork safely and in a
-millisecond. For each request it forks a keeper; the keeper adopts every
+millisecond; or as part of `preload`, whose scripts need not import their
+libraries. For each request it forks a keeper; the keeper adopts every
 orphan of its script (PR_SET_CHILD_SUBREAPER), so that a daemon cannot get
 away by a double fork or a new session, and kills them all when the script
 ends, when it is told to, or when the host dies.
@@ -23,16 +24,16 @@ import socket
 import sys
 
 _PR_SET_PDEATHSIG = 1
-_PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWNS = 0x20000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 
+PR_CAPBSET_DROP = 24
 MESSAGE_BYTES = 1 << 17
 
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def descendants(root: int) -> list[int]:
@@ -56,12 +57,38 @@ def descendants(root: int) -> list[int]:
   return found
 
 
-def serve(connection: socket.socket) -> None:
+class Beginning:
+  """How a process becomes a script: here, by starting its program."""
+
+  def before_fork(self, request: dict, extra: list[int]) -> None:
+    """What the keeper does before it forks the script.
+
+    Args:
+      request: see `serve`.
+      extra: the descriptors of a request from the fourth on.
+    """
+
+  def enter(self, request: dict, extra: list[int]) -> None:
+    """What the script's process does while it still has all rights."""
+
+  def confine(self, request: dict) -> None:
+    """What it does last, when it has none."""
+
+  def run(self, command: list[str], environment: dict[str, str]) -> None:
+    """Becomes the script; ends the process or raises `SystemExit`."""
+    try:
+      os.execvpe(command[0], command, environment)
+    except OSError as error:
+      os.write(2, f'{command[0]}: {error.strerror}\n'.encode())
+    os._exit(127)
+
+
+def serve(connection: socket.socket, beginning: Beginning) -> None:
   """Forks a keeper for each request until the host is gone.
 
   A request is a JSON object (see `_start_script` and `_keep`) with three
-  descriptors: output (write), status (write), control (read); and a fourth
-  that the keeper only holds.
+  descriptors: output (write), status (write), control (read); and others
+  that the keeper only holds, if `beginning` does not need them.
   """
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   wake = _wake_on_children()
@@ -75,32 +102,39 @@ def serve(connection: socket.socket) -> None:
     readable = select.select([connection], [], [], 0)[0]
     if not readable:
       continue
-    message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 4)
+    message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 5)
     if not message:
       return
     if os.fork() == 0:
       connection.close()
-      _keep(json.loads(message), *descriptors[:3])
+      _keep(json.loads(message), descriptors, beginning)
     for descriptor in descriptors:
       os.close(descriptor)
 
 
-def _keep(request: dict, output: int, status: int, control: int) -> None:
+def _keep(request: dict, descriptors: list[int], beginning: Beginning) -> None:
   """Watches over one script; never returns.
 
   Args:
     request: `user` (id to kill as a whole, or null) and what `_start_script`
       needs.
-    output: where the script prints.
-    status: where the host listens.
-    control: where the host speaks.
+    descriptors: where the script prints, where the host listens, where the
+      host speaks, and others.
+    beginning: how the script starts.
   """
-  _call('prctl', _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+  output, status, control, *extra = descriptors
+  call('prctl', _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
   wake = _wake_on_children()
   gate, gate_opener = os.pipe()
+  try:
+    beginning.before_fork(request, extra)
+  except OSError as error:
+    _say(status, f'error {error}')
+    os._exit(1)
   script = os.fork()
   if script == 0:
-    _start_script(request, output, status, gate, gate_opener)
+    os.close(gate_opener)
+    _start_script(request, output, status, gate, extra, beginning)
   os.close(output)
   os.close(gate)
   _say(status, f'pid {os.getpid()} {script}')
@@ -131,7 +165,12 @@ def _keep(request: dict, output: int, status: int, control: int) -> None:
 
 
 def _start_script(
-  request: dict, output: int, status: int, gate: int, gate_opener: int
+  request: dict,
+  output: int,
+  status: int,
+  gate: int,
+  extra: list[int],
+  beginning: Beginning,
 ) -> None:
   """Becomes the script, with limits and without rights; never returns.
 
@@ -141,9 +180,9 @@ def _start_script(
     output: see `_keep`.
     status: see `_keep`.
     gate: readable when the host has put this process under its limits.
-    gate_opener: the other end of the gate.
+    extra: see `_keep`.
+    beginning: see `_keep`.
   """
-  os.close(gate_opener)
   problem = None
   try:
     # While the host is at work on the limits.
@@ -152,6 +191,7 @@ def _start_script(
       file.write('1000')
     if request['covers']:
       _show_only(request['covers'], request['shown'])
+    beginning.enter(request, extra)
   except OSError as error:
     problem = error
   if os.read(gate, 1) != b'g':
@@ -166,8 +206,8 @@ def _start_script(
       resource.setrlimit(number, (value, value))
     if request['user'] is not None:
       _become(request['user'])
-    _call('prctl', _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _call('prctl', _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    call('prctl', _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    call('prctl', _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.umask(0o022)
     os.chdir(request['cwd'])
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
@@ -176,16 +216,12 @@ def _start_script(
     os.dup2(nothing, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    beginning.confine(request)
   except OSError as error:
     _say(status, f'error {error}')
     os._exit(1)
   os.closerange(3, max(map(int, os.listdir('/proc/self/fd'))) + 1)
-  command = request['command']
-  try:
-    os.execvpe(command[0], command, request['environment'])
-  except OSError as error:
-    os.write(2, f'{command[0]}: {error.strerror}\n'.encode())
-  os._exit(127)
+  beginning.run(request['command'], request['environment'])
 
 
 def _show_only(covers: list[str], shown: list[list]) -> None:
@@ -195,7 +231,7 @@ def _show_only(covers: list[str], shown: list[list]) -> None:
   root's home) becomes an empty read-only folder in which only the `shown`
   ones ([path, writable]) that were below it are left.
   """
-  _call('unshare', _CLONE_NEWNS)
+  call('unshare', _CLONE_NEWNS)
   _mount(None, '/', None, _MS_REC | _MS_PRIVATE)
   opened = [(os.open(path, os.O_PATH), path, own) for path, own in shown]
   for cover in covers:
@@ -216,7 +252,7 @@ def _become(user: int) -> None:
   with open('/proc/sys/kernel/cap_last_cap') as file:
     last = int(file.read())
   for capability in range(last + 1):
-    _call('prctl', _PR_CAPBSET_DROP, capability, 0, 0, 0)
+    call('prctl', PR_CAPBSET_DROP, capability, 0, 0, 0)
   os.setgroups([])
   os.setresgid(user, user, user)
   os.setresuid(user, user, user)
@@ -288,13 +324,13 @@ def _say(status: int, line: str) -> None:
     pass  # the host is gone; the control pipe tells so too
 
 
-def _call(name: str, *arguments: int) -> None:
+def call(name: str, *arguments: int) -> None:
   """Calls a function of the C library.
 
   Raises:
     OSError: with its name, if it fails.
   """
-  if getattr(_libc, name)(*arguments) != 0:
+  if getattr(libc, name)(*arguments) != 0:
     number = ctypes.get_errno()
     raise OSError(number, f'{name}: {os.strerror(number)}')
 
@@ -309,7 +345,7 @@ def _mount(
   def encoded(text):
     return None if text is None else text.encode()
 
-  if _libc.mount(
+  if libc.mount(
     encoded(source),
     encoded(target),
     encoded(kind),
@@ -321,4 +357,4 @@ def _mount(
 
 
 if __name__ == '__main__':
-  serve(socket.socket(fileno=int(sys.argv[1])))
+  serve(socket.socket(fileno=int(sys.argv[1])), Beginning())

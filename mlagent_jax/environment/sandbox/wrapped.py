@@ -17,6 +17,7 @@ from mlagent_jax.environment.sandbox.supervision import (
 )
 
 _START_SECONDS = 20.0
+_CAP_SYS_ADMIN = 21  # linux/capability.h
 
 
 class Wrapped:
@@ -25,6 +26,7 @@ class Wrapped:
   Attributes:
     first: process id of the first process inside; if it dies, all of its
       namespace does.
+    inner: a descriptor of that process.
     output: non-blocking reading end of what is printed.
     end: a descriptor that is readable when a part of it has ended.
   """
@@ -57,17 +59,17 @@ class Wrapped:
     stack.callback(os.close, self._outer)
     self.first = self._wait_for_first()
     try:
-      self._inner = os.pidfd_open(self.first)
+      self.inner = os.pidfd_open(self.first)
     except ProcessLookupError:
       raise self._failure() from None
-    stack.callback(os.close, self._inner)
+    stack.callback(os.close, self.inner)
     # Also if the host stops in the middle: all must be dead before the
     # workspace is taken back.
-    stack.callback(readable, self._inner, DEATH_SECONDS)
+    stack.callback(readable, self.inner, DEATH_SECONDS)
     stack.callback(self.kill)
     epoll = select.epoll()
     stack.callback(epoll.close)
-    self._alive = {self._outer, self._inner}
+    self._alive = {self._outer, self.inner}
     for handle in self._alive:
       epoll.register(handle, select.EPOLLIN)
     self._epoll = epoll
@@ -84,10 +86,26 @@ class Wrapped:
     except BrokenPipeError:
       raise self._failure() from None
 
+  def wait_for_namespaces(self) -> None:
+    """Returns when the first process waits in namespaces that are complete.
+
+    `bwrap` says its id long before that. What tells is that it has given up
+    the right to mount (if it was not installed with a set-user-ID bit).
+
+    Raises:
+      SandboxUnavailable: if that does not happen.
+    """
+    deadline = time.monotonic() + _START_SECONDS
+    while _may_mount(self.first):
+      if readable(self.inner, 0.0005):
+        raise self._failure()
+      if time.monotonic() > deadline:
+        raise SandboxUnavailable('bwrap does not get ready')
+
   def kill(self) -> None:
     """Kills all that is inside."""
     with contextlib.suppress(ProcessLookupError):
-      signal.pidfd_send_signal(self._inner, signal.SIGKILL)
+      signal.pidfd_send_signal(self.inner, signal.SIGKILL)
 
   def ended(self) -> bool:
     """Whether `bwrap` and everything inside have ended."""
@@ -179,6 +197,15 @@ def start(
     stack.callback(process.kill)
     os.set_blocking(output, False)
     yield Wrapped(process.pid, status, gate, output, stack)
+
+
+def _may_mount(process: int) -> bool:
+  try:
+    with open(f'/proc/{process}/status') as file:
+      permitted = next(line for line in file if line.startswith('CapPrm:'))
+  except (FileNotFoundError, ProcessLookupError):
+    return True  # it has ended, which its descriptor tells
+  return bool(int(permitted.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
 
 
 def _memory_file(content: bytes) -> int:

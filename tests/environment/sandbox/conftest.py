@@ -14,7 +14,11 @@ from mlagent_jax.environment.records import Limits
 
 KINDS = [
   pytest.param('process', id='process'),
+  pytest.param('process_preload', id='process_preload'),
   pytest.param('bubblewrap', id='bubblewrap', marks=pytest.mark.bwrap),
+  pytest.param(
+    'bubblewrap_preload', id='bubblewrap_preload', marks=pytest.mark.bwrap
+  ),
   pytest.param('docker', id='docker', marks=pytest.mark.docker),
 ]
 # Small enough to be reached soon, large enough for an interpreter.
@@ -48,7 +52,9 @@ class Runner:
 
 @pytest.fixture(scope='module', params=KINDS)
 def sandbox(request):
-  with sandboxes.make_sandbox(request.param) as made:
+  kind, _, preload = request.param.partition('_')
+  modules = ['numpy', 'sqlite3'] if preload else []
+  with sandboxes.make_sandbox(kind, preload=modules) as made:
     yield made
 
 
