@@ -44,7 +44,8 @@ def prepare(layout: Layout) -> Attend:
     return splash.prepare(layout)
   if kind in ('gpu', 'cuda', 'rocm'):
     return triton.prepare(layout, plain_attention)
-  return functools.partial(causal_attention, layout=layout)
+  attend = shared_prompt_attention if layout.slots[0] else causal_attention
+  return functools.partial(attend, layout=layout)
 
 
 def plain_attention(q, k, v, layout: Layout, *, first: int = 0) -> jax.Array:
@@ -110,6 +111,71 @@ def causal_attention(q, k, v, layout: Layout) -> jax.Array:
     ],
     axis=1,
   )
+
+
+def shared_prompt_attention(q, k, v, layout: Layout) -> jax.Array:
+  """`plain_attention` over rows [prompt | G slots of A tokens].
+
+  An action's queries meet the keys of the prompt and of their own slot, and not
+  those of the other slots to be masked. A block is as many slots as have
+  QUERY_BLOCK queries, at least one: its scores, [B, N, slots * A, P + A], are
+  all that exists at once.
+  """
+  G, A = layout.slots
+  segments = layout.segment_ids
+  B, T, N, H = q.shape
+  P, K = T - G * A, k.shape[2]
+  prompt = Layout(layout.positions[:, :P], segments[:, :P])
+  of_prompt = causal_attention(q[:, :P], k[:, :P], v[:, :P], prompt)
+  per_block = min(G, max(1, QUERY_BLOCK // A))
+  blocks = -(-G // per_block)
+
+  def split(x):  # [B, G * A, …] -> [blocks, B, slots of a block, A, …]
+    x = x.reshape(B, G, A, *x.shape[2:])
+    padding = [(0, 0), (0, blocks * per_block - G), *[(0, 0)] * (x.ndim - 2)]
+    x = jnp.pad(x, padding).reshape(B, blocks, per_block, *x.shape[2:])
+    return jnp.moveaxis(x, 1, 0)
+
+  # Axes: b row, k head of keys, r query heads of it, g slot, a query, s key of
+  # the same slot, p key of the prompt, h. Keys as in `plain_attention`.
+  queries = split((q[:, P:] * H**-0.5).reshape(B, G * A, K, N // K, H))
+  queries = queries.transpose(0, 1, 4, 2, 5, 3, 6)  # bkgrah
+  own_k, own_v = (split(x[:, P:]).transpose(0, 1, 4, 2, 5, 3) for x in (k, v))
+  prompt_k, prompt_v = (x[:, :P].transpose(0, 2, 3, 1) for x in (k, v))
+  order = jnp.arange(A)
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)  # inside a loop
+  def one_block(block):
+    q, k, v, mine = block  # …, [B, slots, A]
+    mine = mine[..., None]
+    seen = (mine == segments[:, None, None, :P]) & (mine != 0)  # bgap
+    seen_own = (mine == jnp.swapaxes(mine, -1, -2)) & (mine != 0)
+    seen_own &= order[:, None] >= order  # bgas
+
+    def masked(scores, seen):
+      return jnp.where(seen[:, None, :, None], scores, _MASKED)
+
+    of_prompt = contract('bkgrah,bkhp->bkgrap', q, prompt_k, jnp.float32)
+    of_own = contract('bkgrah,bkghs->bkgras', q, k, jnp.float32)
+    of_prompt, of_own = masked(of_prompt, seen), masked(of_own, seen_own)
+    top = jax.lax.stop_gradient(
+      jnp.maximum(
+        jnp.max(of_prompt, axis=-1, keepdims=True),
+        jnp.max(of_own, axis=-1, keepdims=True),
+      )
+    )
+    of_prompt, of_own = jnp.exp(of_prompt - top), jnp.exp(of_own - top)
+    total = jnp.sum(of_prompt, axis=-1, keepdims=True)
+    total += jnp.sum(of_own, axis=-1, keepdims=True)
+    of_prompt, of_own = of_prompt.astype(v.dtype), of_own.astype(v.dtype)
+    out = contract('bkgrap,bkhp->bkgrah', of_prompt, prompt_v, jnp.float32)
+    out += contract('bkgras,bkghs->bkgrah', of_own, v, jnp.float32)
+    return (out / total).astype(v.dtype)
+
+  parts = queries, own_k, own_v, split(segments[:, P:])
+  out = jax.lax.map(one_block, parts)  # [blocks, B, K, slots, N / K, A, H]
+  out = out.transpose(1, 0, 3, 5, 2, 4, 6).reshape(B, -1, N, H)[:, : G * A]
+  return jnp.concatenate([of_prompt, out], axis=1)
 
 
 class Attention(Projections):

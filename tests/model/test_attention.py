@@ -12,6 +12,7 @@ from mlagent_jax.model.attention import (
   QUERY_BLOCK,
   causal_attention,
   plain_attention,
+  shared_prompt_attention,
 )
 from mlagent_jax.model.config import ModelConfig
 from mlagent_jax.model.decoder import abstract_model
@@ -35,21 +36,56 @@ def _oracle(q, k, v, mask):
   return out
 
 
-@pytest.mark.parametrize('attend', [plain_attention, causal_attention])
-@pytest.mark.parametrize('total', [5, 5 * QUERY_BLOCK + 3])
-def test_blocks_of_queries_equal_the_formula(attend, total):
+ATTENTIONS = [plain_attention, causal_attention, shared_prompt_attention]
+
+
+def _rows(total, slots):
+  """Queries, keys and values, and a layout with two segments and padding."""
   B, T, N, K, H = 2, total, 4, 2, 8
   q = _random(0, B, T, N, H)
   k, v = _random(1, B, T, K, H), _random(2, B, T, K, H)
   order = np.arange(T)
   segments = np.stack([1 + (order > T // 3), order < T - 2]).astype(np.int32)
-  layout = Layout(jnp.int32([order] * 2), segments, slots=(2, T // 4))
+  return q, k, v, Layout(jnp.int32([order] * 2), segments, slots)
+
+
+@pytest.mark.parametrize('attend', ATTENTIONS)
+@pytest.mark.parametrize(
+  'total, slots',
+  [
+    (5, (2, 1)),
+    (5 * QUERY_BLOCK + 3, (2, 5 * QUERY_BLOCK // 4)),  # a slot is a block
+    (3 * QUERY_BLOCK, (7, QUERY_BLOCK // 3)),  # three are; the last is short
+  ],
+)
+def test_blocks_of_queries_equal_the_formula(attend, total, slots):
+  q, k, v, layout = _rows(total, slots)
   mask = np.asarray(layout.mask())
   out = jax.jit(attend)(q, k, v, layout)
   assert np.isfinite(out).all()
-  real = segments != 0
+  real = layout.segment_ids != 0
   expected = _oracle(q, k, v, mask)
   np.testing.assert_allclose(out[real], expected[real], atol=1e-5)
+
+
+@pytest.mark.parametrize('attend', ATTENTIONS)
+def test_blocks_of_queries_have_the_gradients_of_the_formula(attend):
+  q, k, v, layout = _rows(2 * QUERY_BLOCK + 9, (5, QUERY_BLOCK // 3))
+  weight = _random(3, *q.shape) * (layout.segment_ids != 0)[..., None, None]
+
+  def formula(q, k, v, layout):
+    k, v = (jnp.repeat(x, 2, axis=2) for x in (k, v))
+    scores = jnp.einsum('btnh,bsnh->bnts', q, k) / np.sqrt(q.shape[-1])
+    scores = jnp.where(layout.mask()[:, None], scores, -1e9)
+    return jnp.einsum('bnts,bsnh->btnh', jax.nn.softmax(scores), v)
+
+  def gradients(attend):
+    return jax.grad(
+      lambda *qkv: jnp.sum(attend(*qkv, layout) * weight), argnums=(0, 1, 2)
+    )(q, k, v)
+
+  for ours, theirs in zip(gradients(attend), gradients(formula), strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize(
