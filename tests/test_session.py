@@ -54,6 +54,17 @@ def test_a_pool_of_ray_gives_the_same(config, tmp_path, monkeypatch):
   assert (kind.__name__, cached) == ('RayPool', True)
 
 
+def test_scripts_find_imported_what_the_config_says(config, tmp_path):
+  config.environment.preload = ('json', 'xml.dom')
+  with session.open_session(config, tmp_path / 'run', 1) as opened:
+    (name,) = opened.environment.tasks
+    start = opened.environment.initial(name)
+    reply = f"{EDIT}; import sys; print('imported:', 'xml.dom' in sys.modules)"
+    outcome, _ = opened.pool.submit(name, start, reply).result(timeout=240)
+  assert outcome.score == 5.0
+  assert 'imported: True' in outcome.observation
+
+
 @pytest.mark.ray
 def test_a_cluster_that_is_not_there_is_told(config, tmp_path):
   config.environment.pool = 'ray'
@@ -138,6 +149,11 @@ def test_another_number_of_chips_goes_on_with_a_run(config):
   [
     ('pool', 'slurm', "environment.pool: 'slurm' is none of"),
     ('sandbox', 'jail', "environment.sandbox: 'jail' is none of"),
+    (
+      'preload',
+      ('json', 'sklearn.numpi', 'no.such'),
+      r"there is no module \['sklearn.numpi', 'no.such'\]",
+    ),
     ('executions_gb', 0.0, 'environment.executions_gb: 0.0 must be above 0'),
     ('docker_image', 'x/y', "'x/y' needs environment.sandbox 'docker', found"),
     ('workers', 0, r'environment.workers = 0: workers \(0\)'),

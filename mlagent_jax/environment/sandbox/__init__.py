@@ -101,7 +101,8 @@ def make_sandbox(
   Args:
     kind: 'docker', 'bubblewrap', 'process', or 'auto'.
     preload: modules that scripts find imported already, which saves their
-      time. Scripts in 'docker' import them all the same.
+      time. Where that does not work, as in 'docker', the log says so and
+      scripts import them.
     **options: arguments of that kind's class; 'auto' takes none.
 
   Raises:
@@ -127,15 +128,22 @@ def make_sandbox(
 
 
 def _make(kind: str, preload: Sequence[str], options: dict) -> Sandbox:
-  if kind == 'docker':
-    if preload:
-      _log.warning(
-        "Sandbox 'docker' imports nothing ahead: every script imports"
-        ' %s itself.',
-        ', '.join(preload),
-      )
-    return DockerSandbox(**options)
-  return _class_of(kind)(preload=preload, **options)
+  if not preload:
+    return _class_of(kind)(**options)
+  why = 'containers do not share a process'
+  if kind != 'docker':
+    made = _class_of(kind)(preload=preload, **options)
+    why = made.preload_problem()
+    if not why:
+      return made
+    made.close()
+  _log.warning(
+    'Sandbox %r imports nothing ahead (%s): every script imports %s itself.',
+    kind,
+    why,
+    ', '.join(preload),
+  )
+  return _class_of(kind)(**options)
 
 
 def _class_of(kind: str):

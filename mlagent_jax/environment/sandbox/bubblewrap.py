@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -36,6 +37,7 @@ from mlagent_jax.environment.sandbox.supervision import (
   PROBE_LIMITS,
   completed,
   failures,
+  probe_preload,
   rlimits,
   supervise,
 )
@@ -122,6 +124,13 @@ class BubblewrapSandbox:
       raise SandboxUnavailable('the sandbox is closed')
     helper = self._helpers.of(limits) if self._helpers else None
     return _run(self._place, command, workspace, limits, data, helper)
+
+  def preload_problem(self) -> str:
+    """Runs a script with modules preloaded; '' if that works, else why not."""
+    bwrap = shutil.which('bwrap')
+    if bwrap and os.stat(bwrap).st_mode & stat.S_ISUID and os.geteuid() != 0:
+      return f'{bwrap} has a set-user-ID bit'  # see `wait_for_namespaces`
+    return probe_preload(self)
 
   def close(self) -> None:
     """Runs nothing from now on; runs under way are not waited for."""

@@ -31,6 +31,7 @@ from mlagent_jax.environment.sandbox.supervision import (
   PROBE_LIMITS,
   completed,
   failures,
+  probe_preload,
   rlimits,
   supervise,
 )
@@ -114,6 +115,10 @@ class ProcessSandbox:
     """Runs a command; see `Sandbox.run`."""
     helper = self._helpers.of(limits)
     return _run(helper, self._place, command, workspace, limits, data)
+
+  def preload_problem(self) -> str:
+    """Runs a script with modules preloaded; '' if that works, else why not."""
+    return probe_preload(self)
 
   def close(self) -> None:
     """Ends the helpers; runs that are under way are not waited for."""

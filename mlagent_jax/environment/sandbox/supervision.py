@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import pathlib
 import resource
 import select
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -26,6 +28,23 @@ _ENDLESS_TIMES = 256
 DEATH_SECONDS = 20.0
 # Of the run that finds out whether a sandbox works; the machine may be busy.
 PROBE_LIMITS = Limits(seconds=120.0)
+
+
+def probe_preload(sandbox) -> str:
+  """Runs a script in a sandbox that preloads; '' if that works, else why not.
+
+  It also makes the first real run find everything imported.
+  """
+  with tempfile.TemporaryDirectory(prefix='mlagent_jax-probe-') as name:
+    path = pathlib.Path(name)
+    (path / 'probe.py').write_text('print("it runs")\n')
+    try:
+      done = sandbox.run(('python', 'probe.py'), path, PROBE_LIMITS)
+    except SandboxUnavailable as error:
+      return str(error)
+  if (done.exit_code, done.output) != (0, 'it runs\n'):
+    return f'exit code {done.exit_code}: {done.output.strip()[-300:]}'
+  return ''
 
 
 def supervise(

@@ -218,7 +218,17 @@ def test_a_killed_helper_imports_again(make_runner):
     assert done.output == 'True\n'
 
 
-def test_a_module_that_cannot_be_imported_is_named(make_runner):
-  with sandboxes.make_sandbox('process', preload=['json', 'numpi']) as made:
+@pytest.mark.parametrize('kind', KINDS)
+def test_what_cannot_be_imported_is_said_and_scripts_run(
+  make_runner, caplog, kind
+):
+  with sandboxes.make_sandbox(kind, preload=['json', 'numpi']) as made:
+    assert make_runner(made)('print(1)').output == '1\n'
+  assert "No module named 'numpi'" in caplog.text
+  assert 'every script imports json, numpi itself' in caplog.text
+
+
+def test_a_helper_that_cannot_import_any_more_is_no_outcome(make_runner):
+  with sandboxes.ProcessSandbox(preload=['numpi']) as made:
     with pytest.raises(SandboxUnavailable, match="No module named 'numpi'"):
       make_runner(made)('print(1)')

@@ -140,7 +140,8 @@ def test_no_descriptors_left(run_local):
 def test_the_helper_of_process_is_started_again(process, make_runner):
   run = make_runner(process)
   assert run('print(1)').output == '1\n'
-  os.kill(process._warden._process.pid, signal.SIGKILL)
+  (helper,) = process._helpers._helpers.values()
+  os.kill(helper._process.pid, signal.SIGKILL)
   time.sleep(0.05)
   assert run('print(2)').output == '2\n'
 
