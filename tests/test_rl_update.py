@@ -205,6 +205,33 @@ def test_equal_rewards_leave_the_kl_alone(advantage, tmp_path):
   assert_equal(*found)
 
 
+def test_states_whose_samples_earn_alike_give_way_to_others(tmp_path):
+  slots = slots_of()
+  flat = slots_of(seed=1, reward=0.5)
+  flat[2][0] = None  # what was dropped is no difference
+  mixed = batch_of([flat[0], slots[1], flat[2], slots[3]])
+  state, metrics = update({'update_states': 2}, mixed, tmp_path)
+  alone = rl_batch.most_telling(mixed, 2)
+  assert [row.trajectory_id for row in alone.rows] == ['t1', 't3']
+  assert alone.owners.tolist() == [[3, 4, 5], [9, 10, 11]]
+  # The same states in a batch of their own.
+  own = rollouts.Batch(
+    [mixed.rows[1], mixed.rows[3]],
+    [slots[1], slots[3]],
+    mixed.rewards[[1, 3]],
+    mixed.valid[[1, 3]],
+    np.arange(2 * G).reshape(2, G),
+  )
+  expected, of_own = update({'states_per_batch': 2}, own, tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
+  assert metrics['loss'] == of_own['loss']
+  # Fewer than asked for: the first of the others fill up.
+  rows = rl_batch.most_telling(mixed, 3).rows
+  assert [row.trajectory_id for row in rows] == ['t0', 't1', 't3']
+  assert rl_batch.most_telling(mixed, 4) is mixed
+  assert rl_batch.most_telling(mixed, 0) is mixed
+
+
 def test_a_dropped_sample_is_in_no_mean_and_no_loss(tmp_path):
   slots = slots_of()
   tokens = sum(len(d.reply.token_ids) for g in slots for d in g)
@@ -384,6 +411,8 @@ def test_a_batch_without_samples_is_not_an_error(tmp_path):
     ('advantage', 'a2c', "unknown advantage 'a2c'"),
     ('ratio', 'gspo', "rl.ratio: 'gspo' is none of"),
     ('mini_batches', 3, 'states_per_batch 16 .* 3 mini-batches'),
+    ('update_states', 17, r'update_states is 17; of 16 states'),
+    ('update_states', -1, r'update_states is -1; of 16 states'),
     ('dual_clip', 0.5, 'dual_clip is 0.5'),
     ('clip_low', 1.5, 'clip_low is 1.5'),
     ('importance_cap', 0.5, 'importance_cap is 0.5'),
@@ -405,6 +434,14 @@ def test_combinations_that_cannot_work():
   config = base.get_config()
   config.rl.kl_control, config.rl.kl_coef = 'adaptive', 0.0
   with pytest.raises(ValueError, match='kl_coef is 0'):
+    rl_checks.check(config)
+  config = base.get_config()
+  config.rl.mode, config.rl.update_states = 'episode', 8
+  with pytest.raises(ValueError, match="update_states is 8, .* 'episode'"):
+    rl_checks.check(config)
+  config = base.get_config()
+  config.rl.mini_batches, config.rl.update_states = 4, 6
+  with pytest.raises(ValueError, match='update_states 6 .* 4 mini-batches'):
     rl_checks.check(config)
   config = base.get_config()
   config.rl.advantage, config.rl.critic.steps_alone = 'gae', 30

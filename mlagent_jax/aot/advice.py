@@ -3,6 +3,7 @@
 import math
 
 from mlagent_jax.aot import roofline
+from mlagent_jax.stages import rl_checks
 
 
 def advice(
@@ -66,10 +67,8 @@ def _rows(config, function):
     packed = config.sft.layout == 'packed'
     sft = config.sft
     return 'sft', sft.batch_size if packed else sft.prompts_per_batch
-  if function == 'logps':
-    return 'rl', config.rl.states_per_batch // config.rl.mini_batches
-  if function in ('rl_step', 'critic_step'):
-    return 'rl', config.rl.states_per_batch // config.rl.mini_batches
+  if function in ('rl_step', 'critic_step', 'logps'):
+    return 'rl', rl_checks.update_rows(config.rl) // config.rl.mini_batches
   return '', 0
 
 

@@ -27,6 +27,7 @@ from mlagent_jax.model import decoder
 from mlagent_jax.stages import (
   episodes,
   fixed_set,
+  rl_batch,
   rl_update,
   rollouts,
   sft,
@@ -196,6 +197,7 @@ def _figures(batch: rollouts.Batch, metrics: dict) -> dict:
   figures['returns'] = len({*batch.owners[batch.trained].tolist()})
   figures['staleness'] = float(np.mean(batch.staleness))
   figures['staleness_max'] = max(batch.staleness)
+  figures['telling_share'] = float(np.mean(rl_batch.telling(batch)))
   figures['late'] = batch.late
   figures['dropped'] = batch.dropped
   return figures | metrics

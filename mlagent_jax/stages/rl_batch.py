@@ -4,11 +4,48 @@ Axes: R rows (a state with its G samples; more than S if late samples have rows
 of their own), N groups of samples that are compared with each other.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
 from mlagent_jax import advantages as advantages_lib
 from mlagent_jax import batching, losses, train_state
+
+
+def telling(taken) -> np.ndarray:
+  """Which rows [R] have a sample that earned other than what it is compared to.
+
+  Of the others the group estimators make no advantage.
+
+  Args:
+    taken: `stages.rollouts.Batch`.
+  """
+  counted = taken.valid > 0
+  highest = np.where(counted, taken.rewards, -np.inf).max(axis=-1)
+  lowest = np.where(counted, taken.rewards, np.inf).min(axis=-1)
+  differs = np.repeat(highest > lowest, taken.rewards.shape[1])[taken.owners]
+  return (differs & taken.trained).any(axis=-1)
+
+
+def most_telling(taken, rows: int):
+  """The rows of a batch that teach most, in their order.
+
+  Those that are `telling` first; what is left over fills up.
+
+  Args:
+    taken: `stages.rollouts.Batch`.
+    rows: how many to take; 0, or as many as there are, takes all.
+  """
+  if not rows or rows >= len(taken.rows):
+    return taken
+  chosen = np.sort(np.argsort(~telling(taken), kind='stable')[:rows])
+  return dataclasses.replace(
+    taken,
+    rows=[taken.rows[row] for row in chosen],
+    slots=[taken.slots[row] for row in chosen],
+    owners=taken.owners[chosen],
+  )
 
 
 def prompt_length(config, states) -> int:

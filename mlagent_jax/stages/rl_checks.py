@@ -38,6 +38,11 @@ _NOT_NEGATIVE = (
 _SHARES = ('gamma', 'gae_lambda', 'pool_uniform_share', 'visited_share')
 
 
+def update_rows(settings) -> int:
+  """S of an update, by the config's `rl`; late samples not counted."""
+  return settings.update_states or settings.states_per_batch
+
+
 def check(config) -> None:
   """Raises ValueError, with the key and its value, for what cannot work."""
   settings = config.rl
@@ -66,11 +71,23 @@ def _check_sizes(config) -> None:
   settings, mesh = config.rl, config.mesh
   parts = settings.mini_batches * settings.micro_batches
   rows = mesh.data * mesh.fsdp
-  if settings.states_per_batch % (parts * rows):
+  for key in ('states_per_batch', 'update_states'):
+    if settings[key] % (parts * rows):
+      raise ValueError(
+        f'rl.{key} {settings[key]} is not divisible by'
+        f' {settings.mini_batches} mini-batches times {settings.micro_batches}'
+        f' micro-batches times {rows} devices on mesh axes data and fsdp'
+      )
+  if not 0 <= settings.update_states <= settings.states_per_batch:
     raise ValueError(
-      f'rl.states_per_batch {settings.states_per_batch} is not divisible by'
-      f' {settings.mini_batches} mini-batches times {settings.micro_batches}'
-      f' micro-batches times {rows} devices on mesh axes data and fsdp'
+      f'rl.update_states is {settings.update_states}; of'
+      f' {settings.states_per_batch} states (rl.states_per_batch) it can be 1'
+      ' to all, or 0 for all'
+    )
+  if settings.update_states and settings.mode != 'step':
+    raise ValueError(
+      f'rl.update_states is {settings.update_states}, which chooses among'
+      f" states, and rl.mode is {settings.mode!r}: use 'step', or 0"
     )
   samples = settings.states_per_batch * settings.samples_per_state
   if settings.advantage == 'reinforce' and samples < 2:

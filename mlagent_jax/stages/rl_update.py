@@ -224,6 +224,7 @@ def update(
   """
   settings = learner.config.rl
   P = rl_batch.prompt_length(learner.config, states)
+  taken = rl_batch.most_telling(taken, settings.update_states)
   host = rl_batch.host_batch(learner, P, taken)
   batch = train_state.put_batch(host, learner.mesh)
   updates = settings.epochs * settings.mini_batches

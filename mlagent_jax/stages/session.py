@@ -160,7 +160,8 @@ def fill_in(config, num_devices: int) -> None:
   if sft.micro_batches == -1:
     sft.micro_batches = max(sft[_sft_size(config)] // rows, 1)
   if rl.micro_batches == -1:
-    rl.micro_batches = max(rl.states_per_batch // rl.mini_batches // rows, 1)
+    states = rl_checks.update_rows(rl) // rl.mini_batches
+    rl.micro_batches = max(states // rows, 1)
 
 
 def _sft_size(config) -> str:
