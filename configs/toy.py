@@ -33,16 +33,18 @@ def get_config():
   )
   # Each is a few new prompts, and hardly a script that did not run before: what
   # RL learns holds for prompts that it did not see only if it saw many.
-  config.collect.trajectories_per_task = 100
-  config.sft.steps = 170
+  config.collect.trajectories_per_task = 80
+  config.sft.steps = 160
   # It does not imitate edits that failed or made the score worse.
   config.sft.min_reward = 0.5
+  config.sampler.slots = 96  # a slot whose sample has ended takes the next
+  config.sampler.chunk = 8
   config.rl.states_per_batch = 24
   config.rl.update_states = 12
   # In many states doing nothing pays more than the average edit at first: with
   # a larger step or a looser leash the policy stops editing before it has
   # learned which edits pay.
-  config.rl.steps = 140
+  config.rl.steps = 90
   config.rl.learning_rate = 2e-4
   config.rl.warmup_steps = 5
   config.rl.kl_coef = 0.06

@@ -90,7 +90,7 @@ class BubblewrapSandbox:
     Args:
       preload: modules that every script finds imported already, which saves
         their time (see `preload`). Such a script enters the namespaces that
-        `bwrap` has made and holds, in place of being started by it.
+        `bwrap` has made and in which it runs `sleep`.
     """
     self.identity = interpreter.identity(self.kind)
     self._place = cgroups.find_place()
@@ -129,7 +129,11 @@ class BubblewrapSandbox:
     """Runs a script with modules preloaded; '' if that works, else why not."""
     bwrap = shutil.which('bwrap')
     if bwrap and os.stat(bwrap).st_mode & stat.S_ISUID and os.geteuid() != 0:
-      return f'{bwrap} has a set-user-ID bit'  # see `wait_for_namespaces`
+      return f'{bwrap} has a set-user-ID bit: its namespaces belong to root'
+    if not seccomp.program():
+      return f'no filter of system calls for {platform.machine()}'
+    if not shutil.which('sleep'):
+      return 'no sleep on PATH'
     return probe_preload(self)
 
   def close(self) -> None:
@@ -166,14 +170,15 @@ def _run(
     folder.check(workspace, user, data)
     stack.enter_context(failures())
     stack.enter_context(folder.borrowed(workspace, user, data))
-    # bwrap's first process stays in the sandbox, beside the script.
-    overhead = 1 if helper is None else 0
+    # bwrap's first process stays in the sandbox, beside the script; and what
+    # holds the sandbox for a script that enters.
+    overhead = 1 if helper is None else 2
     leash = stack.enter_context(Leash(place, limits, overhead=overhead))
     environment = interpreter.environment(limits, home=_HOME, scratch='/tmp')
     run = stack.enter_context(
       wrapped.start(
-        _arguments(user, workspace, limits, data),
-        [*_drop_rights(user), *program],
+        _arguments(user, workspace, limits, data, holds=helper is not None),
+        inside.HOLDER if helper else [*_drop_rights(user), *program],
         environment,
         seccomp.program(),
         lock,
@@ -181,7 +186,7 @@ def _run(
     )
     values = rlimits(limits, user)
     if user is None and not leash.grouped and _counts_by_namespace():
-      values.append((resource.RLIMIT_NPROC, limits.processes + 1))
+      values.append((resource.RLIMIT_NPROC, limits.processes + overhead))
     if helper is None:
       script = inside.Started(run, values, user)
     else:
@@ -195,7 +200,7 @@ def _run(
         'shown': [],
         'filter': seccomp.program().hex(),
       }
-      script = inside.Entered(stack, helper, run, request)
+      script = inside.Entered(stack, helper, run, request, leash)
     leash.hold(script.process, [workspace], script.members)
     started = time.monotonic()
     script.go()
@@ -223,8 +228,18 @@ def _arguments(
   workspace: pathlib.Path,
   limits: Limits,
   data: pathlib.Path | None,
+  *,
+  holds: bool,
 ) -> list[str]:
-  """The command line of `bwrap`, up to its descriptors."""
+  """The command line of `bwrap`, up to its descriptors.
+
+  Args:
+    user: id of the run's own user, if it has one.
+    workspace: see `Sandbox.run`.
+    limits: see there.
+    data: see there.
+    holds: it runs `inside.HOLDER`, and the script enters.
+  """
   bwrap = shutil.which('bwrap')
   if bwrap is None:
     raise SandboxUnavailable('there is no bwrap on PATH any more')
@@ -234,13 +249,13 @@ def _arguments(
   arguments += ['--proc', '/proc', '--dev', '/dev']
   arguments += _tmpfs('/dev/shm', (limits.memory_mb << 20) // 4)
   arguments += _tmpfs(_HOME, limits.workspace_mb << 20)
-  arguments += ['--bind', str(workspace), _WORKSPACE, '--chdir', _WORKSPACE]
+  arguments += ['--bind', str(workspace), _WORKSPACE]
   if data is not None:
     arguments += ['--ro-bind', str(data), f'{_WORKSPACE}/{folder.DATA}']
-  if user is not None:
-    for parent in reversed(pathlib.Path(_setpriv()).parents[:-1]):
-      arguments += ['--perms', '0755', '--dir', str(parent)]
-    arguments += ['--ro-bind', _setpriv(), _setpriv()]
+  if holds:
+    arguments += _program(_sleep(), inside.HOLDER[0])
+  elif user is not None:
+    arguments += _program(_setpriv(), _setpriv())
   # After the last mount point was made.
   arguments += ['--remount-ro', '/dev', '--remount-ro', '/']
   arguments += ['--die-with-parent', '--new-session', '--cap-drop', 'ALL']
@@ -248,12 +263,25 @@ def _arguments(
   arguments += ['--unshare-uts', '--hostname', 'sandbox']
   arguments += ['--unshare-cgroup-try']
   if user is None:
-    return [*arguments, '--unshare-user']
+    arguments += ['--unshare-user']
+  if holds:
+    return arguments
+  arguments += ['--chdir', _WORKSPACE]
+  if user is None:
+    return arguments
   # For bwrap to enter the workspace and `setpriv` to become the run's user,
   # who has none of them.
   for capability in ('DAC_READ_SEARCH', 'SETUID', 'SETGID', 'SETPCAP'):
     arguments += ['--cap-add', f'CAP_{capability}']
   return arguments
+
+
+def _program(path: str, name: str) -> list[str]:
+  """Options that show a program of the host."""
+  arguments = []
+  for parent in reversed(pathlib.Path(name).parents[:-1]):
+    arguments += ['--perms', '0755', '--dir', str(parent)]
+  return [*arguments, '--ro-bind', path, name]
 
 
 def _tmpfs(path: str, size: int) -> list[str]:
@@ -299,6 +327,11 @@ def _visible() -> tuple[str, ...]:
         made.add(parent)
     arguments += mount
   return tuple(arguments)
+
+
+@functools.cache
+def _sleep() -> str:
+  return os.path.realpath(shutil.which('sleep') or '/usr/bin/sleep')
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import resource
 from mlagent_jax.environment.records import SandboxUnavailable
 from mlagent_jax.environment.sandbox import warden, wrapped
 from mlagent_jax.environment.sandbox.keeper import Helper, start, tell
+from mlagent_jax.environment.sandbox.leash import Leash
 from mlagent_jax.environment.sandbox.supervision import DEATH_SECONDS, readable
 
 
@@ -48,8 +49,18 @@ class Started:
     return _as_in_subprocess(self._run.exit_code())
 
 
+# What `bwrap` runs while a script has entered: it does nothing, for 68 years.
+HOLDER = ('/usr/bin/sleep', str(2**31 - 1))
+
+
 class Entered:
-  """A script that enters the namespaces of a `bwrap` which waits for ever."""
+  """A script that enters the namespaces of a `bwrap`, which holds them.
+
+  It enters when `bwrap` is done: its first process has closed what it held of
+  the host, dies with it, collects orphans and has the filter; and so has
+  HOLDER, its child. Both are under the limits of the run, for they may be of
+  the script's user.
+  """
 
   def __init__(
     self,
@@ -57,20 +68,26 @@ class Entered:
     helper: Helper,
     run: wrapped.Wrapped,
     request: dict,
+    leash: Leash,
   ):
     """Asks for it.
 
     Args:
       stack: ends it.
       helper: with preloaded modules.
-      run: holds the namespaces.
+      run: holds the namespaces; its command is HOLDER.
       request: see `warden`.
+      leash: of the run.
 
     Raises:
       SandboxUnavailable: if there is no such process after a while.
     """
     self._run = run
-    run.wait_for_namespaces()
+    leash.add(run.first)
+    _set_rlimits(run.first, request['rlimits'], request['user'])
+    run.go()
+    run.wait_for_command(HOLDER[0])
+    self._holders = {run.first, *warden.descendants(run.first)}
     self.output, self._status, self._control = start(
       stack, helper, {**request, 'join': True}, [run.inner]
     )
@@ -81,7 +98,8 @@ class Entered:
     """Ids of all processes of the run."""
     # What lost its parent is a child of the first process.
     tops = self._keeper, self._run.first
-    return [member for top in tops for member in warden.descendants(top)]
+    found = {member for top in tops for member in warden.descendants(top)}
+    return sorted(found - self._holders)
 
   def go(self) -> None:
     """Lets the script begin."""
@@ -114,7 +132,10 @@ class Entered:
       raise SandboxUnavailable(
         f'the script was not started: {self._status.error}'
       )
-    return self._status.exit_code if self._status.done else None
+    if not self._status.done or self._status.exit_code is None:
+      return None
+    # A shell's 128 + n is signal n here as it is where `bwrap` reports it.
+    return _as_in_subprocess(self._status.exit_code)
 
 
 def _set_rlimits(

@@ -91,9 +91,9 @@ class Helper:
     if len(message) > warden.MESSAGE_BYTES:
       raise ValueError(f'a command of {len(message)} bytes is too long')
     with self._lock:
-      if self._closed:
-        raise SandboxUnavailable('the sandbox is closed')
       for last in (False, True):
+        if self._closed:
+          raise SandboxUnavailable('the sandbox is closed')
         try:
           if self._socket is None:
             self._start()
@@ -108,8 +108,11 @@ class Helper:
 
   def close(self) -> None:
     """Ends the helper; its keepers end with their runs."""
+    self._closed = True
+    process = self._process
+    if process is not None:
+      process.kill()  # who imports for a `send` has the lock
     with self._lock:
-      self._closed = True
       self._stop()
 
   def _start(self) -> None:
@@ -119,7 +122,12 @@ class Helper:
     if self._preload:
       flags, program = [], str(pathlib.Path(warden.__file__).parent / _PRELOAD)
       options = {
-        'env': interpreter.environment(self._limits, home='/', scratch='/tmp'),
+        'env': interpreter.environment(
+          # No home: nothing that is imported shall write there.
+          self._limits,
+          home=os.devnull,
+          scratch=os.devnull,
+        ),
         'cwd': '/',
         'stdout': subprocess.DEVNULL,
         'stderr': subprocess.DEVNULL,

@@ -60,8 +60,8 @@ class Leash:
     Raises:
       SandboxUnavailable: if the process cannot be moved into its group.
     """
+    self.add(process)
     if self._group is not None:
-      self._group.add(process)
       memory = watches.kernel_memory_watch(self._group.out_of_memory)
     else:
       memory = watches.memory_watch(members, self._limits)
@@ -69,6 +69,15 @@ class Leash:
     if self._share:
       chosen = self._stack.enter_context(cores.borrow(self._limits.cpus))
       os.sched_setaffinity(process, chosen)
+
+  def add(self, process: int) -> None:
+    """Puts one more process under the limits that the kernel counts.
+
+    Raises:
+      SandboxUnavailable: if it cannot be moved into the run's group.
+    """
+    if self._group is not None:
+      self._group.add(process)
 
   def verdict(self, stop: watches.Stop | None) -> watches.Stop | None:
     """Why the run ended, now that it has: the last look at every limit."""

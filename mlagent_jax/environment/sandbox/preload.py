@@ -9,10 +9,12 @@ than as `python FILE [ARGUMENT]...` is started as ever.
 No script runs in the process itself: what a script changes is gone with it.
 To the script it is as if it had started by itself (its file is `__main__`,
 with arguments, environment, signals, random states and tracebacks of its own),
-except that a module which it did not import may have been.
+except that a module which it did not import may have been, with the rights of
+the host and no home folder; and that a frame of this file is below its own.
+Threads that a module starts are lost: Python's own are refused.
 
 A request with `join` enters namespaces that were made for it: the fourth
-descriptor is a pidfd of a process in them.
+descriptor is a pidfd of their first process.
 """
 
 import ctypes
@@ -38,6 +40,10 @@ _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 _CLONE_NEWUSER, _CLONE_NEWPID = 0x10000000, 0x20000000
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWNET.
 _CLONE_OTHERS = 0x4E020000
+
+
+class Begin(BaseException):
+  """Leaves all that started a script behind; `args` is its path."""
 
 
 class Copy(warden.Beginning):
@@ -93,14 +99,7 @@ class Copy(warden.Beginning):
     sys.argv = list(command[1:])
     sys.orig_argv = list(command)
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
-    program, main = sys.modules['__main__'], types.ModuleType('__main__')
-    if hasattr(program, '__annotations__'):
-      main.__annotations__ = {}
-    del sys.modules['warden']
-    sys.modules['__main__'] = main
-    code = _run_file(path)
-    del program
-    sys.exit(code)
+    raise Begin(path)
 
 
 def _run_file(path: str) -> int:
@@ -120,6 +119,12 @@ def _run_file(path: str) -> int:
     ctypes.c_int,
     ctypes.c_void_p,
   )
+  # The old one is kept: the names of this module are its.
+  program, main = sys.modules['__main__'], types.ModuleType('__main__')
+  if hasattr(program, '__annotations__'):
+    main.__annotations__ = {}
+  del sys.modules['warden']
+  sys.modules['__main__'] = main
   return 1 if run(file, os.fsencode(path), 1, None) else 0
 
 
@@ -173,8 +178,8 @@ def _install_filter(program: bytes) -> None:
   warden.call('prctl', _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, pointer, 0, 0)
 
 
-def main() -> None:
-  """Imports, says so, and serves."""
+def serve() -> str:
+  """Imports, says so, and serves; returns in a copy, with the script's path."""
   # The folder of this file: its modules are not for scripts.
   del sys.path[0]
   connection = socket.socket(fileno=int(sys.argv[1]))
@@ -183,15 +188,19 @@ def main() -> None:
       importlib.import_module(name)
     if threading.active_count() > 1:
       raise ImportError('they start threads, which a fork would lose')
-  except Exception as error:
+  except BaseException as error:
     connection.send(f'{type(error).__name__}: {error}'.encode()[:1000])
     raise
   gc.collect()
   # Or a collection in a script would touch, and so copy, all of it.
   gc.freeze()
   connection.send(b'ready')
-  warden.serve(connection, Copy())
+  try:
+    warden.serve(connection, Copy())
+  except Begin as begin:
+    return begin.args[0]
+  sys.exit()
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(_run_file(serve()))

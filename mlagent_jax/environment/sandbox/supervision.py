@@ -33,7 +33,7 @@ PROBE_LIMITS = Limits(seconds=120.0)
 def probe_preload(sandbox) -> str:
   """Runs a script in a sandbox that preloads; '' if that works, else why not.
 
-  It also makes the first real run find everything imported.
+  Runs with as many CPUs as this one has then find everything imported.
   """
   with tempfile.TemporaryDirectory(prefix='mlagent_jax-probe-') as name:
     path = pathlib.Path(name)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from mlagent_jax.environment.records import SandboxUnavailable
+from mlagent_jax.environment.sandbox import warden
 from mlagent_jax.environment.sandbox.supervision import (
   DEATH_SECONDS,
   pipe,
@@ -17,7 +18,6 @@ from mlagent_jax.environment.sandbox.supervision import (
 )
 
 _START_SECONDS = 20.0
-_CAP_SYS_ADMIN = 21  # linux/capability.h
 
 
 class Wrapped:
@@ -86,21 +86,24 @@ class Wrapped:
     except BrokenPipeError:
       raise self._failure() from None
 
-  def wait_for_namespaces(self) -> None:
-    """Returns when the first process waits in namespaces that are complete.
+  def wait_for_command(self, program: str) -> None:
+    """Returns when the command runs and the first process is sealed.
 
-    `bwrap` says its id long before that. What tells is that it has given up
-    the right to mount (if it was not installed with a set-user-ID bit).
+    Sealed: it has taken the filter, the last that `bwrap` does there.
+
+    Args:
+      program: path of the command.
 
     Raises:
       SandboxUnavailable: if that does not happen.
     """
     deadline = time.monotonic() + _START_SECONDS
-    while _may_mount(self.first):
+    name = os.path.basename(program)
+    while not _is_sealed(self.first) or name not in _children(self.first):
       if readable(self.inner, 0.0005):
         raise self._failure()
       if time.monotonic() > deadline:
-        raise SandboxUnavailable('bwrap does not get ready')
+        raise SandboxUnavailable(f'bwrap does not run {program}')
 
   def kill(self) -> None:
     """Kills all that is inside."""
@@ -199,13 +202,25 @@ def start(
     yield Wrapped(process.pid, status, gate, output, stack)
 
 
-def _may_mount(process: int) -> bool:
+def _is_sealed(process: int) -> bool:
+  """Whether a process has a filter of system calls."""
   try:
     with open(f'/proc/{process}/status') as file:
-      permitted = next(line for line in file if line.startswith('CapPrm:'))
+      return any(line.split() == ['Seccomp:', '2'] for line in file)
   except (FileNotFoundError, ProcessLookupError):
-    return True  # it has ended, which its descriptor tells
-  return bool(int(permitted.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+    return False  # it has ended, which its descriptor tells
+
+
+def _children(process: int) -> list[str]:
+  """Names of the programs that a process's descendants run."""
+  names = []
+  for child in warden.descendants(process):
+    try:
+      with open(f'/proc/{child}/comm') as file:
+        names.append(file.read().strip())
+    except (FileNotFoundError, ProcessLookupError):
+      continue
+  return names
 
 
 def _memory_file(content: bytes) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -111,6 +112,18 @@ SAME = {
     model = LogisticRegression().fit(x, y)
     print(model.coef_.tolist())
     """,
+  'its first frame': """
+    import inspect
+    print([frame.code_context for frame in inspect.stack()][:1])
+    """,
+  'orphans': """
+    import os, subprocess, sys
+    source = 'import os; os.fork() or os._exit(0)'
+    for _ in range(40):
+      subprocess.run([sys.executable, '-I', '-S', '-c', source], check=True)
+    print('done')
+    """,
+  'a code like a signal': 'raise SystemExit(137)\n',
   'hashes': 'print({"a", "b", "c", "d"}, hash("x"))\n',
 }
 
@@ -205,6 +218,45 @@ def test_it_is_named_in_the_list_of_processes(pair, make_runner):
   run = make_runner(pair[1])
   done = run("print(open('/proc/self/cmdline').read().split(chr(0))[1:4])", 'x')
   assert done.output == "['train.py', 'x', '']\n"
+
+
+@pytest.mark.bwrap
+def test_the_holder_of_the_sandbox_is_sealed(make_runner):
+  with sandboxes.make_sandbox('bubblewrap', preload=['json']) as made:
+    done = make_runner(made)("""
+      import os
+      for number in sorted(map(int, filter(str.isdigit, os.listdir('/proc')))):
+        status = dict(
+          line.split(':', 1) for line in open(f'/proc/{number}/status')
+        )
+        print(*(status[name].strip() for name in ('Name', 'Seccomp', 'CapPrm')))
+      """)
+  assert done.output.splitlines() == [
+    f'{name} 2 {0:016x}' for name in ('bwrap', 'sleep', 'python')
+  ]
+
+
+def test_closing_does_not_wait_for_imports(make_runner):
+  made = sandboxes.ProcessSandbox(preload=MODULES)
+  run, refused = make_runner(made), []
+
+  def attempt():
+    with pytest.raises(SandboxUnavailable) as error:
+      run('print(1)')
+    refused.append(str(error.value))
+
+  thread = threading.Thread(target=attempt)
+  thread.start()
+  while not made._helpers._helpers:
+    time.sleep(0.001)
+  (helper,) = made._helpers._helpers.values()
+  while helper._process is None:
+    time.sleep(0.001)
+  made.close()
+  assert helper._process is None
+  thread.join(timeout=60)
+  assert len(refused) == 1
+  assert 'it was killed' in refused[0] or 'is closed' in refused[0]
 
 
 def test_a_killed_helper_imports_again(make_runner):

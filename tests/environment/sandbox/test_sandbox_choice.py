@@ -25,15 +25,16 @@ import pathlib, sys, tempfile
 from mlagent_jax.environment.records import Limits
 from mlagent_jax.environment.sandbox import make_sandbox
 kind, folder, mark = sys.argv[1:]
+kind, _, preload = kind.partition('_')
 tempfile.tempdir = folder
 workspace = pathlib.Path(folder) / 'workspace'
 workspace.mkdir()
-source = (
-  'import os, time; os.fork() or os.setsid();'
-  'open("started", "w").close(); time.sleep(600)'
+(workspace / 'train.py').write_text(
+  'import os, time; open("started", "a").write("x");'
+  ' os.fork() or os.setsid(); time.sleep(600)'
 )
-with make_sandbox(kind) as made:
-  made.run(['python', '-c', source, mark], workspace, Limits(seconds=60))
+with make_sandbox(kind, preload=['json'] if preload else []) as made:
+  made.run(['python', 'train.py', mark], workspace, Limits(seconds=60))
 """
 
 
@@ -171,7 +172,14 @@ def test_a_killed_keeper_is_no_outcome(process, make_runner, alive):
   assert alive(mark) == []
 
 
-@pytest.mark.parametrize('kind', LOCAL)
+@pytest.mark.parametrize(
+  'kind',
+  [
+    *LOCAL,
+    'process_preload',
+    pytest.param('bubblewrap_preload', marks=pytest.mark.bwrap),
+  ],
+)
 def test_a_killed_host_leaves_nothing(kind, folder, alive):
   mark = f'orphan-{os.getpid()}-{kind}'
   host = subprocess.Popen(
@@ -188,6 +196,10 @@ def test_a_killed_host_leaves_nothing(kind, folder, alive):
   while alive(mark):
     assert time.monotonic() < deadline
     time.sleep(0.01)
+  # Nor is it started again.
+  time.sleep(0.5)
+  assert alive(mark) == []
+  assert (folder / 'workspace' / 'started').read_text() == 'x'
   place = cgroups.find_place()
   if place is not None:
     cgroups._sweep(place)

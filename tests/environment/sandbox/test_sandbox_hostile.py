@@ -206,6 +206,53 @@ def test_overwriting_the_entry_script_stays_in_the_workspace(run, folder):
   assert stored.stat().st_uid == os.getuid()
 
 
+@pytest.mark.parametrize(
+  'sandbox',
+  [
+    pytest.param('bubblewrap', marks=pytest.mark.bwrap),
+    pytest.param('bubblewrap_preload', marks=pytest.mark.bwrap),
+    pytest.param('docker', marks=pytest.mark.docker),
+  ],
+  indirect=True,
+)
+def test_no_process_inside_is_a_way_out(run, folder):
+  """By what others hold open, by their root, and by their memory."""
+  canary = folder / 'canary'
+  canary.write_text('BREACH')
+  canary.chmod(0o666)
+  done = run(
+    """
+    import os, sys
+    canary = sys.argv[1]
+    seen = 0
+    for number in filter(str.isdigit, os.listdir('/proc')):
+      doors = [f'/proc/{number}/{name}' for name in ('root', 'cwd')]
+      try:
+        opened = os.listdir(f'/proc/{number}/fd')
+      except PermissionError:
+        opened = []
+      doors += [f'/proc/{number}/fd/{name}/..' for name in opened]
+      for door in doors:
+        seen += 1
+        try:
+          print(open(door + canary).read(), door)
+        except OSError:
+          pass
+      status = open(f'/proc/{number}/status').read()
+      try:
+        open(f'/proc/{number}/mem', 'r+b').close()
+      except OSError:
+        continue
+      if 'Seccomp:\t2' not in status:
+        print('BREACH by the memory of', number)
+    print('looked at', seen > 3)
+    """,
+    canary,
+  )
+  assert done.output == 'looked at True\n'
+  assert done.exit_code == 0
+
+
 def test_symlink_out_of_the_workspace_is_not_followed_by_the_host(run, folder):
   outside = folder / 'outside'
   (outside / 'inner').mkdir(parents=True)
