@@ -34,7 +34,7 @@ def get_config():
   # Each is a few new prompts, and hardly a script that did not run before: what
   # RL learns holds for prompts that it did not see only if it saw many.
   config.collect.trajectories_per_task = 80
-  config.sft.steps = 150
+  config.sft.steps = 185
   # Most prompts come with one action or two.
   config.sft.prompts_per_batch = 20
   config.sft.actions_per_prompt = 2
@@ -46,7 +46,7 @@ def get_config():
   # a larger step or a looser leash the policy stops editing before it has
   # learned which edits pay. So it does if it is trained on all states alike:
   # where all samples earn the same, nothing but the leash pulls.
-  config.rl.steps = 80
+  config.rl.steps = 60
   config.rl.learning_rate = 2e-4
   config.rl.warmup_steps = 5
   config.rl.kl_coef = 0.06
