@@ -34,7 +34,7 @@ def get_config():
   # Each is a few new prompts, and hardly a script that did not run before: what
   # RL learns holds for prompts that it did not see only if it saw many.
   config.collect.trajectories_per_task = 80
-  config.sft.steps = 185
+  config.sft.steps = 170
   # Most prompts come with one action or two.
   config.sft.prompts_per_batch = 20
   config.sft.actions_per_prompt = 2
