@@ -216,11 +216,11 @@ def get_config() -> config_dict.ConfigDict:
   config.rl.episode_return = 'sum'
   config.rl.states_per_batch = 16
   config.rl.samples_per_state = 8
-  # So many of a batch's states are trained on, those first whose samples earned
-  # differently: where all earn alike, no sample is better than another. With
-  # more states_per_batch than that, updates learn more each, and sampling and
-  # scripts cost more (DAPO, arXiv 2503.14476 section 3.2). 0: all.
-  config.rl.update_states = 0
+  # This share of a batch's states is trained on, those first whose samples
+  # earned differently: where all earn alike, no sample is better than another.
+  # Below 1, updates learn more from as many states, and sampling and scripts
+  # cost more (DAPO, arXiv 2503.14476 section 3.2).
+  config.rl.update_share = 1.0
   config.rl.micro_batches = 1
   # A batch is split into mini-batches of whole groups, one update each, and
   # gone through `epochs` times. (PPO of the paper: 4 mini-batches of 256.)

@@ -41,7 +41,7 @@ def get_config():
   # It does not imitate edits that failed or made the score worse.
   config.sft.min_reward = 0.5
   config.rl.states_per_batch = 24
-  config.rl.update_states = 12
+  config.rl.update_share = 0.5
   # In many states doing nothing pays more than the average edit at first: with
   # a larger step or a looser leash the policy stops editing before it has
   # learned which edits pay. So it does if it is trained on all states alike:

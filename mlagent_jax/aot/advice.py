@@ -68,7 +68,7 @@ def _rows(config, function):
     sft = config.sft
     return 'sft', sft.batch_size if packed else sft.prompts_per_batch
   if function in ('rl_step', 'critic_step', 'logps'):
-    return 'rl', rl_checks.update_rows(config.rl) // config.rl.mini_batches
+    return 'rl', rl_checks.update_rows(config) // config.rl.mini_batches
   return '', 0
 
 

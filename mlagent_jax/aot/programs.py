@@ -107,7 +107,7 @@ def logps(learner: learner_lib.Learner) -> Program:
   """The log-probabilities of a batch, with the train states beside it."""
   settings = learner.config.rl
   trainer = rl_update.make_trainer(learner)
-  S, G = rl_checks.update_rows(settings), settings.samples_per_state
+  S, G = rl_checks.update_rows(learner.config), settings.samples_per_state
   batch, work = _group_batch(learner, S, G, trains=False)
   arguments = reference(learner), _rows(batch, S, learner.mesh)
   beside = (rl_update.state_shapes(learner),)
@@ -127,7 +127,7 @@ PROGRAMS = {
 def _mini_batch(learner, *, trains):
   """What an update of RL is given, and its work."""
   settings = learner.config.rl
-  S = rl_checks.update_rows(settings) // settings.mini_batches
+  S = rl_checks.update_rows(learner.config) // settings.mini_batches
   G = settings.samples_per_state
   batch, work = _group_batch(learner, S, G, trains=trains)
   batch['advantages'] = np.zeros((1, G), np.float32)

@@ -35,9 +35,9 @@ def most_telling(taken, rows: int):
 
   Args:
     taken: `stages.rollouts.Batch`.
-    rows: how many to take; 0, or as many as there are, takes all.
+    rows: how many to take, at most all.
   """
-  if not rows or rows >= len(taken.rows):
+  if rows >= len(taken.rows):
     return taken
   chosen = np.sort(np.argsort(~telling(taken), kind='stable')[:rows])
   return dataclasses.replace(

@@ -1,5 +1,7 @@
 """What can be wrong with a config's `rl` section, found at start-up."""
 
+import math
+
 from mlagent_jax import advantages, losses, reward, state_pool
 
 _CHOICES = {
@@ -38,9 +40,16 @@ _NOT_NEGATIVE = (
 _SHARES = ('gamma', 'gae_lambda', 'pool_uniform_share', 'visited_share')
 
 
-def update_rows(settings) -> int:
-  """S of an update, by the config's `rl`; late samples not counted."""
-  return settings.update_states or settings.states_per_batch
+def update_rows(config) -> int:
+  """S of an update: `rl.update_share` of a batch, late samples not counted.
+
+  Rounded up to what divides among devices, mini- and micro-batches.
+  """
+  settings, mesh = config.rl, config.mesh
+  parts = settings.mini_batches * max(settings.micro_batches, 1)
+  parts *= mesh.data * mesh.fsdp
+  share = settings.update_share * settings.states_per_batch
+  return parts * math.ceil(share / parts)
 
 
 def check(config) -> None:
@@ -71,23 +80,21 @@ def _check_sizes(config) -> None:
   settings, mesh = config.rl, config.mesh
   parts = settings.mini_batches * settings.micro_batches
   rows = mesh.data * mesh.fsdp
-  for key in ('states_per_batch', 'update_states'):
-    if settings[key] % (parts * rows):
-      raise ValueError(
-        f'rl.{key} {settings[key]} is not divisible by'
-        f' {settings.mini_batches} mini-batches times {settings.micro_batches}'
-        f' micro-batches times {rows} devices on mesh axes data and fsdp'
-      )
-  if not 0 <= settings.update_states <= settings.states_per_batch:
+  if settings.states_per_batch % (parts * rows):
     raise ValueError(
-      f'rl.update_states is {settings.update_states}; of'
-      f' {settings.states_per_batch} states (rl.states_per_batch) it can be 1'
-      ' to all, or 0 for all'
+      f'rl.states_per_batch {settings.states_per_batch} is not divisible by'
+      f' {settings.mini_batches} mini-batches times {settings.micro_batches}'
+      f' micro-batches times {rows} devices on mesh axes data and fsdp'
     )
-  if settings.update_states and settings.mode != 'step':
+  if not 0 < settings.update_share <= 1:
     raise ValueError(
-      f'rl.update_states is {settings.update_states}, which chooses among'
-      f" states, and rl.mode is {settings.mode!r}: use 'step', or 0"
+      f'rl.update_share is {settings.update_share}; it must be above 0 and 1'
+      ' at most'
+    )
+  if settings.update_share < 1 and settings.mode != 'step':
+    raise ValueError(
+      f'rl.update_share is {settings.update_share}, which chooses among'
+      f" states, and rl.mode is {settings.mode!r}: use 'step', or 1.0"
     )
   samples = settings.states_per_batch * settings.samples_per_state
   if settings.advantage == 'reinforce' and samples < 2:

@@ -23,7 +23,7 @@ from mlagent_jax import losses, train_state
 from mlagent_jax.model import critic as critic_lib
 from mlagent_jax.model import logps, sharding
 from mlagent_jax.stages import learner as learner_lib
-from mlagent_jax.stages import not_finite, rl_batch
+from mlagent_jax.stages import not_finite, rl_batch, rl_checks
 
 # What an update reads of a batch; the rest stays out of its program.
 _LAYOUT = (
@@ -224,7 +224,9 @@ def update(
   """
   settings = learner.config.rl
   P = rl_batch.prompt_length(learner.config, states)
-  taken = rl_batch.most_telling(taken, settings.update_states)
+  if settings.update_share < 1:
+    rows = rl_checks.update_rows(learner.config)
+    taken = rl_batch.most_telling(taken, rows)
   host = rl_batch.host_batch(learner, P, taken)
   batch = train_state.put_batch(host, learner.mesh)
   updates = settings.epochs * settings.mini_batches

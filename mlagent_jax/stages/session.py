@@ -160,7 +160,7 @@ def fill_in(config, num_devices: int) -> None:
   if sft.micro_batches == -1:
     sft.micro_batches = max(sft[_sft_size(config)] // rows, 1)
   if rl.micro_batches == -1:
-    states = rl_checks.update_rows(rl) // rl.mini_batches
+    states = rl_checks.update_rows(config) // rl.mini_batches
     rl.micro_batches = max(states // rows, 1)
 
 
