@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -32,6 +33,8 @@ _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 
 PR_CAPBSET_DROP = 24
 MESSAGE_BYTES = 1 << 17
+# What kills a run's processes takes milliseconds, or was stopped by one.
+_KILLER_SECONDS = 5.0
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -150,6 +153,7 @@ def _keep(request: dict, descriptors: list[int], beginning: Beginning) -> None:
       os.write(gate_opener, b'g')
     _drain(wake)
     code = _reap(script)
+  poll.unregister(control)
   while True:
     code = _reap(script) if code is None else (_reap() or code)
     if code is None:
@@ -274,14 +278,23 @@ def _kill_children(user: int | None) -> bool:
         os.kill(victim, signal.SIGKILL)
       except (ProcessLookupError, PermissionError):
         continue
-  elif os.fork() == 0:
-    os.setresgid(user, user, user)
-    os.setresuid(user, user, user)
-    try:
-      os.kill(-1, signal.SIGKILL)
-    except ProcessLookupError:
-      pass
-    os._exit(0)
+  else:
+    killer = os.fork()
+    if killer == 0:
+      os.setresgid(user, user, user)
+      os.setresuid(user, user, user)
+      try:
+        os.kill(-1, signal.SIGKILL)
+      except ProcessLookupError:
+        pass
+      os._exit(0)
+    # It would be the next call's victim: on a busy machine there would be one
+    # more at each call, for ever. A victim may have stopped it meanwhile.
+    deadline = time.monotonic() + _KILLER_SECONDS
+    while os.waitpid(killer, os.WNOHANG)[0] == 0:
+      if time.monotonic() > deadline:
+        os.kill(killer, signal.SIGKILL)
+      time.sleep(0.001)
   return True
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -176,6 +178,29 @@ def test_what_it_changes_ends_with_it(pair, make_runner):
     print(np.mean([1, 3]), os.environ['OMP_NUM_THREADS'], os.listdir())
     """)
   assert done.output == "2.0 1 ['train.py']\n"
+
+
+def test_what_it_leaves_is_ended_on_a_busy_machine(pair, make_runner):
+  run = make_runner(pair[1])
+  busy = [
+    subprocess.Popen([sys.executable, '-c', 'while True: pass'])
+    for _ in range(4 * os.cpu_count())
+  ]
+  try:
+    for _ in range(4):
+      done = run(
+        """
+        import subprocess
+        children = [subprocess.Popen(['sleep', '600']) for _ in range(8)]
+        print('left')
+        """,
+        seconds=40,
+      )
+      assert (done.output, done.exit_code) == ('left\n', 0)
+  finally:
+    for process in busy:
+      process.kill()
+      process.wait()
 
 
 def test_it_draws_numbers_of_its_own(pair, make_runner):
