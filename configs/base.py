@@ -192,7 +192,8 @@ def get_config() -> config_dict.ConfigDict:
   # did next, are. 0 imitates all.
   config.sft.min_reward = 0.0
   # 'shared_prompt': prompts_per_batch rows of a prompt and its actions;
-  # 'packed': batch_size rows of max_length tokens, several examples to a row.
+  # 'packed': batch_size rows of max_length tokens, several examples to a row;
+  # 'packed_groups': such rows of prompts with all of their actions.
   config.sft.layout = 'shared_prompt'
   config.sft.batch_size = 16
   config.sft.max_length = 512
@@ -221,6 +222,14 @@ def get_config() -> config_dict.ConfigDict:
   # Below 1, updates learn more from as many states, and sampling and scripts
   # cost more (DAPO, arXiv 2503.14476 section 3.2).
   config.rl.update_share = 1.0
+  # 'shared_prompt': a row for each state, with room for samples_per_state
+  # actions of agent.max_action_tokens. 'packed_groups': batch_size rows of
+  # max_length tokens with several states each, and equal samples once; what
+  # finds no room is not trained on, and that is first what would not teach.
+  # For short prompts: attention is the plain one on every platform.
+  config.rl.layout = 'shared_prompt'
+  config.rl.batch_size = 8
+  config.rl.max_length = 512
   config.rl.micro_batches = 1
   # A batch is split into mini-batches of whole groups, one update each, and
   # gone through `epochs` times. (PPO of the paper: 4 mini-batches of 256.)

@@ -33,20 +33,24 @@ def get_config():
   )
   # Each is a few new prompts, and hardly a script that did not run before: what
   # RL learns holds for prompts that it did not see only if it saw many.
-  config.collect.trajectories_per_task = 80
+  config.collect.trajectories_per_task = 120
   config.sft.steps = 170
-  # Most prompts come with one action or two.
-  config.sft.prompts_per_batch = 20
-  config.sft.actions_per_prompt = 2
+  # 17 prompts with their 40 actions: in rows of [prompt | actions], with room
+  # for the longest, they would be twice as many tokens.
+  config.sft.layout = 'packed_groups'
+  config.sft.batch_size = 6
+  config.sft.max_length = 416
   # It does not imitate edits that failed or made the score worse.
   config.sft.min_reward = 0.5
   config.rl.states_per_batch = 24
-  config.rl.update_share = 0.5
+  config.rl.layout = 'packed_groups'
+  config.rl.batch_size = 6
+  config.rl.max_length = 416
   # In many states doing nothing pays more than the average edit at first: with
   # a larger step or a looser leash the policy stops editing before it has
   # learned which edits pay. So it does if it is trained on all states alike:
   # where all samples earn the same, nothing but the leash pulls.
-  config.rl.steps = 60
+  config.rl.steps = 80
   config.rl.learning_rate = 2e-4
   config.rl.warmup_steps = 5
   config.rl.kl_coef = 0.06

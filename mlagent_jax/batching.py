@@ -8,7 +8,8 @@ Two layouts, both dicts of NumPy arrays that `model.logps.batch_logps` takes:
   row. `targets` and `mask` are [S, G, A]; token 0 of every slot is predicted
   from the prompt's last token.
 
-Both have tokens, positions and segment_ids [B, T] int32, see `model.layout`.
+(`packed_groups` has a third, without room that is not needed.) Both have
+tokens, positions and segment_ids [B, T] int32, see `model.layout`.
 Only action tokens are in the mask (float32).
 
 Axes: B rows, T tokens, S states (prompts), G actions of a prompt, P prompt
@@ -165,7 +166,15 @@ def group_examples(examples: Sequence[Example], size: int) -> list[Group]:
   ]
 
 
-def _check_group(index, prompt, actions, P, A, G):
+def check_group(
+  index: int,
+  prompt: Sequence[int],
+  actions: Sequence[Sequence[int]],
+  P: int,
+  A: int,
+  G: int,
+) -> None:
+  """Raises ValueError, with the group's index, if it fits no [P | G * A]."""
   if not 1 <= len(prompt) <= P:
     raise ValueError(
       f'prompt {index} has {len(prompt)} tokens; prompts have 1 to {P}'
@@ -223,7 +232,7 @@ def group_layout(
     'lengths': np.zeros(S, np.int32),
   }
   for s, (prompt, group) in enumerate(zip(prompts, actions)):
-    _check_group(s, prompt, group, P, A, G)
+    check_group(s, prompt, group, P, A, G)
     batch['lengths'][s] = len(prompt)
     batch['tokens'][s, : len(prompt)] = prompt
     batch['positions'][s, : len(prompt)] = np.arange(len(prompt))
@@ -397,7 +406,7 @@ def group_batches(
 
   lengths = prompt_length, action_length, samples
   for index, group in enumerate(groups):
-    _check_group(index, group.prompt_ids, group.actions, *lengths)
+    check_group(index, group.prompt_ids, group.actions, *lengths)
   return BatchIterator(
     groups,
     make_batch,

@@ -37,7 +37,8 @@ def aggregate(values, mask, aggregation):
   Args:
     values: [..., A]; the last axis is one sequence (one action).
     mask: [..., A] of 0/1; values outside it do not count.
-    aggregation: 'token-mean': sum over tokens, over the number of tokens.
+    aggregation: 'token-mean': sum over tokens, over the number of tokens; here
+      the mask may be more than 1, how often a token counts.
       'seq-mean-token-sum': sum over tokens, over the number of sequences.
       'seq-mean-token-mean': sum of the sequences' means, over their number.
       A sequence without tokens is none.
@@ -45,7 +46,7 @@ def aggregate(values, mask, aggregation):
   mask = mask.astype(jnp.float32)
   values = jnp.where(mask > 0, values, 0.0)
   if aggregation == 'token-mean':
-    return jnp.sum(values), jnp.sum(mask)
+    return jnp.sum(values * mask), jnp.sum(mask)
   lengths = jnp.sum(mask, axis=-1)
   sequences = jnp.sum((lengths > 0).astype(jnp.float32))
   sums = jnp.sum(values, axis=-1)

@@ -1,11 +1,13 @@
 """A whole RL update on a real model, for every algorithm of the config."""
 
+import dataclasses
 import functools
 import json
 import types
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from configs import base
@@ -94,6 +96,7 @@ def estimate(learner, taken, kl_coef=0.0, **arrays):
 def setup(**options):
   """(learner, trainer, reference) of the base config with these rl keys."""
   config = base.get_config()
+  config.agent.max_prompt_tokens = STATES.prompt_length
   config.agent.max_action_tokens = A
   config.rl.update(
     {'states_per_batch': S, 'samples_per_state': G, 'learning_rate': 1e-2}
@@ -229,6 +232,100 @@ def test_states_whose_samples_earn_alike_give_way_to_others(tmp_path):
   rows = rl_batch.most_telling(mixed, 3).rows
   assert [row.trajectory_id for row in rows] == ['t0', 't1', 't3']
   assert rl_batch.most_telling(mixed, 4) is mixed
+
+
+PACKED = {'layout': 'packed_groups', 'batch_size': 2, 'max_length': 64}
+
+
+def repeated_slots():
+  """Samples of which some are the same action; one of those earned less."""
+  slots = slots_of()
+  for row in slots[:3]:
+    row[2] = row[0]
+  slots[1][1] = slots[1][0]
+  slots[3][1] = dataclasses.replace(slots[3][0], reward=0.05)
+  return slots
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {},
+    {'epochs': 2, 'clip_low': 0.9, 'clip_high': 9.0},
+    {'advantage': 'rloo', 'duration_floor': 1.0},
+    {'ratio': 'sequence', 'aggregation': 'seq-mean-token-mean'},
+    {'kl_place': 'reward', 'epochs': 2},
+    {'kl_control': 'adaptive', 'entropy_coef': 0.1},
+  ],
+  ids=str,
+)
+def test_packed_groups_are_the_same_update(options, tmp_path):
+  groups = batch_of(repeated_slots())
+  other = decoder.make_model(MODEL, 1)[1]  # off the reference
+  found = []
+  for layout in ({}, PACKED):
+    chosen = {'kl_coef': 0.1, **options, **layout}
+    start = rl_update.make_state(setup(**chosen)[0], other)
+    found.append(update(chosen, groups, tmp_path, start))
+  (expected, of_slots), (state, metrics) = found
+  assert of_slots.keys() == metrics.keys()
+  for name in metrics:
+    np.testing.assert_allclose(
+      metrics[name], of_slots[name], rtol=1e-5, atol=1e-6, err_msg=name
+    )
+  assert metrics['states_trained'] == S
+  # Adam divides gradients by their size, and what is left of none is noise:
+  # the moments are compared.
+  moments = [
+    next(
+      x
+      for x in jax.tree.leaves(y.policy.opt_state, is_leaf=is_adam)
+      if is_adam(x)
+    )
+    for y in (expected, state)
+  ]
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+    *moments,
+  )
+
+
+def is_adam(x):
+  return isinstance(x, optax.ScaleByAdamState)
+
+
+def test_equal_samples_are_packed_once():
+  learner, _, _ = setup(**PACKED)
+  host = rl_batch.host_batch(learner, 8, batch_of(repeated_slots()))
+  counts = host['mask'].max(axis=-1)
+  # Of the last row's equal actions one earned less.
+  assert counts.tolist() == [[2, 1, 0], [3, 0, 0], [2, 1, 0], [1, 1, 1]]
+  actions = [
+    len(done.reply.token_ids)
+    for row, numbers in zip(repeated_slots(), counts)
+    for done, number in zip(row, numbers)
+    if number
+  ]
+  prompts = sum(3 + s for s in range(S))
+  assert np.count_nonzero(host['segment_ids']) == sum(actions) + prompts
+
+
+def test_what_finds_no_room_is_not_trained_on(tmp_path):
+  slots = slots_of()
+  flat = slots_of(seed=1, reward=0.5)
+  mixed = batch_of([flat[0], slots[1], flat[2], slots[3]])
+  options = PACKED | {'batch_size': 1, 'max_length': 48}
+  settings = setup(**options)[0].config.rl
+  fits = rl_batch.what_fits(settings, mixed)
+  # Of the two that teach nothing one has room left, and is first.
+  named = [row and row.trajectory_id for row in fits.rows]
+  assert named == ['t0', 't1', None, 't3']
+  assert fits.slots[2] == [None] * G and mixed.slots[2] == flat[2]
+  state, metrics = update(options, mixed, tmp_path)
+  assert metrics['states_trained'] == 3
+  expected, of_slots = update({}, fits, tmp_path)
+  np.testing.assert_allclose(metrics['loss'], of_slots['loss'], rtol=1e-5)
+  assert metrics['weight'] == of_slots['weight']
 
 
 def test_a_dropped_sample_is_in_no_mean_and_no_loss(tmp_path):
@@ -412,6 +509,8 @@ def test_a_batch_without_samples_is_not_an_error(tmp_path):
     ('mini_batches', 3, 'states_per_batch 16 .* 3 mini-batches'),
     ('update_share', 0.0, 'update_share is 0.0; it must be above 0'),
     ('update_share', 1.5, 'update_share is 1.5; .* 1 at most'),
+    ('layout', 'packed', "rl.layout: 'packed' is none of"),
+    ('max_length', 0, 'max_length is 0; it must be at least 1'),
     ('dual_clip', 0.5, 'dual_clip is 0.5'),
     ('clip_low', 1.5, 'clip_low is 1.5'),
     ('importance_cap', 0.5, 'importance_cap is 0.5'),
@@ -439,6 +538,28 @@ def test_the_share_of_states_divides_among_devices(states, share, parts, rows):
   config.rl.mini_batches = parts
   rl_checks.check(config)
   assert rl_checks.update_rows(config) == rows
+
+
+@pytest.mark.parametrize(
+  'key, value, words',
+  [
+    ('rl.mode', 'episode', "needs rl.mode='step', not 'episode'"),
+    ('rl.deadline_seconds', 3.0, 'needs rl.deadline_seconds=0, not 3.0'),
+    ('rl.mini_batches', 2, 'needs rl.mini_batches=1, not 2'),
+    ('rl.micro_batches', 2, 'needs rl.micro_batches=1, not 2'),
+    ('mesh.fsdp', 2, 'needs mesh.fsdp=1, not 2'),
+    ('rl.advantage', 'gae', "no values of a critic, .* 'gae' needs"),
+    ('rl.max_length', 295, 'max_length is 295, .* can have 296 tokens'),
+  ],
+)
+def test_what_packed_groups_cannot_do_is_told(key, value, words):
+  config = base.get_config()
+  config.mesh.fsdp, config.rl.layout = 1, 'packed_groups'
+  rl_checks.check(config)
+  section, name = key.split('.')
+  config[section][name] = value
+  with pytest.raises(ValueError, match=words):
+    rl_checks.check(config)
 
 
 def test_combinations_that_cannot_work():

@@ -64,10 +64,12 @@ def advice(
 def _rows(config, function):
   """(section of the config, rows of its batch) of a program that has one."""
   if function == 'sft_step':
-    packed = config.sft.layout == 'packed'
+    shared = config.sft.layout == 'shared_prompt'
     sft = config.sft
-    return 'sft', sft.batch_size if packed else sft.prompts_per_batch
+    return 'sft', sft.prompts_per_batch if shared else sft.batch_size
   if function in ('rl_step', 'critic_step', 'logps'):
+    if config.rl.layout == 'packed_groups':
+      return 'rl', config.rl.batch_size
     return 'rl', rl_checks.update_rows(config) // config.rl.mini_batches
   return '', 0
 

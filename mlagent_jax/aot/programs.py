@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from mlagent_jax import batching, losses, train_state
+from mlagent_jax import batching, losses, packed_groups, train_state
 from mlagent_jax.aot import roofline, sampler_programs
 from mlagent_jax.aot.program import Program, reference
 from mlagent_jax.model import sharding
@@ -56,15 +56,18 @@ def sft_step(learner: learner_lib.Learner) -> Program:
     mesh=learner.mesh,
   )
   state = train_state.train_state_shapes(learner.shapes, tx, learner.mesh)
-  if settings.layout == 'packed':
+  if settings.layout != 'shared_prompt':
     B, T = settings.batch_size, settings.max_length
-    example = batching.Example([0] * (T - 1), [0])
-    batch = batching.pack_sft([example], length=T, rows=1)
+    if settings.layout == 'packed':
+      example = batching.Example([0] * (T - 1), [0])
+      batch = batching.pack_sft([example], length=T, rows=1)
+    else:
+      batch, _ = packed_groups.pack([], [[]], length=T)
     work = roofline.Work(B * T, B * T, B * roofline.causal_pairs(T), True)
   else:
     B, G = settings.prompts_per_batch, settings.actions_per_prompt
     batch, work = _group_batch(learner, B, G, trains=True)
-  return Program(step, (state, _rows(batch, B, learner.mesh)), work)
+  return Program(step, (state, _rows(batch, B, learner)), work)
 
 
 def rl_step(learner: learner_lib.Learner) -> Program:
@@ -105,11 +108,10 @@ def critic_step(learner: learner_lib.Learner) -> Program:
 
 def logps(learner: learner_lib.Learner) -> Program:
   """The log-probabilities of a batch, with the train states beside it."""
-  settings = learner.config.rl
   trainer = rl_update.make_trainer(learner)
-  S, G = rl_checks.update_rows(learner.config), settings.samples_per_state
-  batch, work = _group_batch(learner, S, G, trains=False)
-  arguments = reference(learner), _rows(batch, S, learner.mesh)
+  S = rl_checks.update_rows(learner.config)
+  batch, work = _rl_batch(learner, S, trains=False)
+  arguments = reference(learner), _rows(batch, S, learner)
   beside = (rl_update.state_shapes(learner),)
   return Program(trainer.compute_logps, arguments, work, beside)
 
@@ -129,7 +131,7 @@ def _mini_batch(learner, *, trains):
   settings = learner.config.rl
   S = rl_checks.update_rows(learner.config) // settings.mini_batches
   G = settings.samples_per_state
-  batch, work = _group_batch(learner, S, G, trains=trains)
+  batch, work = _rl_batch(learner, S, trains=trains)
   batch['advantages'] = np.zeros((1, G), np.float32)
   if settings.advantage == 'gae':
     batch['advantages'] = batch['mask']
@@ -138,7 +140,26 @@ def _mini_batch(learner, *, trains):
   if settings.epochs * settings.mini_batches > 1:
     batch['logps_old'] = batch['mask']
     batch['first'] = np.zeros(1, np.float32)
-  return _rows(batch, S, learner.mesh), work
+  return _rows(batch, S, learner), work
+
+
+def _rl_batch(learner, S, *, trains):
+  """One row of `rl.layout`, and the work of all."""
+  settings = learner.config.rl
+  G = settings.samples_per_state
+  if settings.layout == 'shared_prompt':
+    return _group_batch(learner, S, G, trains=trains)
+  B, T = settings.batch_size, settings.max_length
+  batch = packed_groups.packed_layout(
+    [[0]],
+    [[]],
+    rows=1,
+    length=T,
+    action_length=learner.config.agent.max_action_tokens,
+    samples=G,
+  )
+  pairs = B * roofline.causal_pairs(T)
+  return batch, roofline.Work(B * T, B * T, pairs, trains)
 
 
 def _group_batch(learner, S, G, *, trains):
@@ -153,11 +174,15 @@ def _group_batch(learner, S, G, *, trains):
   return batch, work
 
 
-def _rows(batch, rows: int, mesh):
+def _rows(batch, rows: int, learner):
   """Abstract arrays like `put_batch` of `rows` rows of a batch of one."""
-  sharding.check_batch_divides(mesh, rows, 'batch')
-  split = sharding.batch_sharding(mesh)
-  return {
-    name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=split)
-    for name, x in batch.items()
-  }
+  split = sharding.batch_sharding(learner.mesh)
+  packed = learner.config.rl.batch_size if 'places' in batch else rows
+
+  def like(name, x):
+    count = packed if name in packed_groups.PACKED else rows
+    sharding.check_batch_divides(learner.mesh, count, 'batch')
+    shape = count, *x.shape[1:]
+    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=split)
+
+  return {name: like(name, x) for name, x in batch.items()}

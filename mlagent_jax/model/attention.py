@@ -35,10 +35,15 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 def prepare(layout: Layout) -> Attend:
   """The attention of one forward pass over `layout`.
 
+  Packed groups have the plain one on every platform: the kernels take no masks
+  that differ from row to row.
+
   Returns:
     attend(q [B, T, N, H], k [B, T, K, H], v [B, T, K, H]) -> [B, T, N, H].
     What it returns for padding tokens (segment 0) is finite and meaningless.
   """
+  if layout.branches is not None:
+    return functools.partial(causal_attention, layout=layout)
   kind = platform()
   if kind == 'tpu':
     return splash.prepare(layout)

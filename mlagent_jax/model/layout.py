@@ -12,6 +12,9 @@ G actions, [prompt | action 1 | … | action G], is one segment whose last G * A
 tokens are the slots 1, … G; every action's positions go on from the end of the
 prompt. Slots are alike in all rows and known when a program is compiled, so
 that a kernel can leave out what no token of a block sees.
+
+A row of packed groups has several such segments without padding between. There
+slot(s) is data: `branches`, which no kernel knows in advance.
 """
 
 import dataclasses
@@ -32,6 +35,8 @@ class Layout:
     segment_ids: [B, T] int32, 0 for padding, from 1 for examples.
     slots: (G, A): the last G * A tokens of every row are G slots of A tokens;
       static.
+    branches: [B, T] int32, the slot of each token where it differs from row to
+      row; None where it does not.
   """
 
   positions: jax.Array
@@ -39,6 +44,7 @@ class Layout:
   slots: tuple[int, int] = dataclasses.field(
     default=(0, 1), metadata={'static': True}
   )
+  branches: jax.Array | None = None
 
   def slot_of(self, tokens):
     """The slots of tokens (integers, NumPy's or JAX's); 0 is the prompt."""
@@ -61,14 +67,19 @@ class Layout:
     queries = order if queries is None else queries
     take = functools.partial(jnp.take, axis=1, mode='fill', fill_value=0)
     my_segments = take(segments, queries)[:, :, None]
-    return (
+    seen = (
       self.sees(queries[:, None], order)
       & (segments[:, None, :] == my_segments)
       & (my_segments != 0)
     )
+    if self.branches is None:
+      return seen
+    mine = take(self.branches, queries)[:, :, None]
+    branches = self.branches[:, None, :]
+    return seen & ((branches == 0) | (branches == mine))
 
   def sees(self, t, s):
-    """The rule without its segments, of tokens t and s that broadcast."""
+    """The rule of order and slots, of tokens t and s that broadcast."""
     slots = self.slot_of(s)
     return (s <= t) & ((slots == 0) | (slots == self.slot_of(t)))
 
@@ -77,9 +88,14 @@ def layout_of(batch: Mapping[str, jax.Array]) -> Layout:
   """The layout of a batch as `mlagent_jax.batching` makes it.
 
   Args:
-    batch: 'positions' and 'segment_ids' [B, T]; the shape of 'targets', [B, T]
-      (packed) or [S, G, A] (shared prompt, S = B).
+    batch: 'positions' and 'segment_ids' [B, T]; 'branches' [B, T] (packed
+      groups); the shape of 'targets', [B, T] (packed) or [S, G, A] (shared
+      prompt, S = B).
   """
+  if 'branches' in batch:
+    return Layout(
+      batch['positions'], batch['segment_ids'], branches=batch['branches']
+    )
   slots = batch['targets'].shape[1:] if batch['targets'].ndim == 3 else (0, 1)
   return Layout(batch['positions'], batch['segment_ids'], slots)
 

@@ -143,13 +143,34 @@ def action_logps(hidden, head, batch, **options):
   return logps.reshape(S, G, A), entropy.reshape(S, G, A)
 
 
+def placed_logps(hidden, head, batch, **options):
+  """`token_logps` of the actions of packed groups.
+
+  Args:
+    hidden: [B, T, D].
+    head: [D, V].
+    batch: as made by `packed_groups`.
+    **options: of `token_logps`.
+
+  Returns:
+    (logps, entropy): float32 with the shape of batch['targets'], meaningless
+    outside batch['mask'].
+  """
+  sources = batch['sources'][..., None]
+  predicting = jnp.take_along_axis(hidden, sources, axis=1)
+  found = token_logps(predicting, head, batch['tokens'], **options)
+  if 'places' not in batch:
+    return found
+  return tuple(jnp.take(x.reshape(-1), batch['places']) for x in found)
+
+
 def batch_logps(model, batch, **options):
   """Log-probabilities and entropies of a batch's targets under a model.
 
   Args:
     model: `model.decoder.Decoder`.
-    batch: of `batching.group_layout` (targets [S, G, A]) or of
-      `batching.pack_sft` (targets [B, T]).
+    batch: of `batching.group_layout` (targets [S, G, A]), of
+      `batching.pack_sft` (targets [B, T]) or of `packed_groups` (either).
     **options: of `token_logps`.
 
   Returns:
@@ -159,6 +180,8 @@ def batch_logps(model, batch, **options):
   hidden = constrain(
     model(batch['tokens'], layout_of(batch)), ('batch', None, None)
   )
+  if 'sources' in batch:
+    return placed_logps(hidden, model.head(), batch, **options)
   if batch['targets'].ndim == 3:
     return action_logps(hidden, model.head(), batch, **options)
   return token_logps(hidden, model.head(), batch['targets'], **options)

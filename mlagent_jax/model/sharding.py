@@ -243,15 +243,19 @@ def split_batch(batch, parts: int, mesh: jax.sharding.Mesh | None):
 
   Raises:
     ValueError: when it is traced, if B does not divide by `parts`, or B / parts
-      by the devices of the batch.
+      by the devices of the batch; or if leading axes differ and there are
+      several parts.
   """
   sizes = {name: len(x) for name, x in batch.items()}
-  size = next(iter(sizes.values()))
-  if len(set(sizes.values())) > 1:
+  # Those of packed groups do: such a batch is not split into parts.
+  if parts > 1 and len(set(sizes.values())) > 1:
     raise ValueError(f'leading axes of the batch differ: {sizes}')
-  if size % parts:
-    raise ValueError(f'batch {size} is not divisible by {parts} micro-batches')
-  check_batch_divides(mesh, size // parts, 'micro-batch')
+  for size in sizes.values():
+    if size % parts:
+      raise ValueError(
+        f'batch {size} is not divisible by {parts} micro-batches'
+      )
+    check_batch_divides(mesh, size // parts, 'micro-batch')
 
   def split(x):
     x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlagent_jax import advantages as advantages_lib
-from mlagent_jax import batching, losses, train_state
+from mlagent_jax import batching, losses, packed_groups, train_state
 
 
 def telling(taken) -> np.ndarray:
@@ -48,6 +48,79 @@ def most_telling(taken, rows: int):
   )
 
 
+def what_fits(settings, taken):
+  """A batch without the states that find no room in packed rows.
+
+  Those that are `telling` are put in first.
+
+  Args:
+    settings: the config's `rl`.
+    taken: `stages.rollouts.Batch`.
+
+  Returns:
+    The batch with as many rows, where the others are empty.
+  """
+  order = np.argsort(~telling(taken), kind='stable')
+  groups = [
+    batching.Group(() if row is None else row.prompt_ids, actions)
+    for row, actions in zip(
+      taken.rows, _actions(taken, _copies(settings, taken))
+    )
+  ]
+
+  def rows_of(fit: int) -> int:
+    chosen = [groups[row] for row in order[:fit]]
+    return len(packed_groups.plan(chosen, settings.max_length))
+
+  fit = len(order)
+  while rows_of(fit) > settings.batch_size:
+    fit -= 1
+  left_out = set(order[fit:].tolist())
+  none = [None] * taken.rewards.shape[1]
+  return dataclasses.replace(
+    taken,
+    rows=[None if r in left_out else row for r, row in enumerate(taken.rows)],
+    slots=[none if r in left_out else s for r, s in enumerate(taken.slots)],
+  )
+
+
+def _copies(settings, taken) -> np.ndarray:
+  """How often a sample counts [R, G]: that of its like, or 0 if one does.
+
+  In the packed layout, where room is what counts, equal actions of a state that
+  earned the same are one with their number as weight. A mean over tokens, of
+  the same advantage, is the same then.
+  """
+  copies = taken.trained.astype(np.int32)
+  if (
+    settings.layout != 'packed_groups'
+    or settings.aggregation != 'token-mean'
+    or settings.ratio != 'token'
+    or settings.kl_place == 'reward'
+  ):
+    return copies
+  for r, slots in enumerate(taken.slots):
+    first: dict[tuple, int] = {}
+    for g, done in enumerate(slots):
+      if done is None:
+        continue
+      seconds = done.outcome.seconds if settings.duration_floor else 0.0
+      reward = taken.rewards.ravel()[taken.owners[r, g]]
+      like = first.setdefault((done.reply.token_ids, reward, seconds), g)
+      if like != g:
+        copies[r, like] += 1
+        copies[r, g] = 0
+  return copies
+
+
+def _actions(taken, copies) -> list[list[tuple[int, ...]]]:
+  """Token ids of each row's samples; none of those that do not count."""
+  return [
+    [done.reply.token_ids if n else () for done, n in zip(slots, counts)]
+    for slots, counts in zip(taken.slots, copies, strict=True)
+  ]
+
+
 def prompt_length(config, states) -> int:
   """P: of the longest prompt of the pool, or of any episode."""
   if config.rl.mode == 'step':
@@ -64,22 +137,33 @@ def host_batch(learner, prompt_length: int, taken) -> dict[str, np.ndarray]:
     taken: `stages.rollouts.Batch`.
 
   Returns:
-    The shared-prompt layout of `batching.group_layout`; logps_sampler
-    [R, G, A]; and, [R, G] float32, rewards, seconds (of the runs) and kept (0
-    where a slot is empty).
+    The layout of `batching.group_layout` or `packed_groups.packed_layout`;
+    logps_sampler [R, G, A]; and, [R, G] float32, rewards, seconds (of the runs)
+    and kept (0 where a slot is empty).
   """
+  settings = learner.config.rl
   empty = (learner.tokenizer.pad_id,)
-  batch = batching.group_layout(
-    [empty if row is None else row.prompt_ids for row in taken.rows],
-    [
-      [() if done is None else done.reply.token_ids for done in slots]
-      for slots in taken.slots
-    ],
-    prompt_length=prompt_length,
-    action_length=learner.config.agent.max_action_tokens,
-    samples=len(taken.slots[0]),
-    pad_id=learner.tokenizer.pad_id,
-  )
+  prompts = [empty if row is None else row.prompt_ids for row in taken.rows]
+  copies = _copies(settings, taken)
+  actions = _actions(taken, copies)
+  options = {
+    'action_length': learner.config.agent.max_action_tokens,
+    'samples': len(taken.slots[0]),
+    'pad_id': learner.tokenizer.pad_id,
+  }
+  if settings.layout == 'packed_groups':
+    batch = packed_groups.packed_layout(
+      prompts,
+      actions,
+      rows=settings.batch_size,
+      length=settings.max_length,
+      **options,
+    )
+    batch['mask'] *= copies[..., None]
+  else:
+    batch = batching.group_layout(
+      prompts, actions, prompt_length=prompt_length, **options
+    )
   sampler = np.zeros(batch['mask'].shape, np.float32)
   seconds, kept = np.zeros((2, *sampler.shape[:2]), np.float32)
   for r, slots in enumerate(taken.slots):

@@ -11,6 +11,7 @@ _CHOICES = {
   'kl_place': ('loss', 'reward'),
   'kl_control': ('fixed', 'adaptive'),
   'pool': state_pool.POLICIES,
+  'layout': ('shared_prompt', 'packed_groups'),
 }
 _AT_LEAST_ONE = (
   'steps',
@@ -21,6 +22,8 @@ _AT_LEAST_ONE = (
   'epochs',
   'checkpoint_every',
   'visited_most',
+  'batch_size',
+  'max_length',
 )
 _POSITIVE = (
   'temperature',
@@ -72,6 +75,8 @@ def check(config) -> None:
       if not holds(settings[key]):
         raise ValueError(f'rl.{key} is {settings[key]}; it must be {what}')
   _check_sizes(config)
+  if settings.layout == 'packed_groups':
+    _check_packed(config)
   _check_values(settings)
   _check_reward(config)
 
@@ -101,6 +106,40 @@ def _check_sizes(config) -> None:
     raise ValueError(
       'rl.advantage reinforce whitens over the batch, which holds 1 sample:'
       ' raise rl.states_per_batch or rl.samples_per_state'
+    )
+
+
+def _check_packed(config) -> None:
+  settings, mesh, agent = config.rl, config.mesh, config.agent
+  for key, value, needed, why in (
+    ('rl.mode', settings.mode, 'step', 'what finds no room is not trained on'),
+    (
+      'rl.deadline_seconds',
+      settings.deadline_seconds,
+      0,
+      'late rows have none',
+    ),
+    ('rl.mini_batches', settings.mini_batches, 1, 'rows have several states'),
+    ('rl.micro_batches', settings.micro_batches, 1, 'rows have several states'),
+    ('mesh.data', mesh.data, 1, 'rows have several states'),
+    ('mesh.fsdp', mesh.fsdp, 1, 'rows have several states'),
+  ):
+    if value != needed:
+      raise ValueError(
+        f"rl.layout 'packed_groups' needs {key}={needed!r}, not {value!r}:"
+        f" {why}; or use 'shared_prompt'"
+      )
+  if settings.advantage == 'gae':
+    raise ValueError(
+      "rl.layout 'packed_groups' has no values of a critic, which rl.advantage"
+      " 'gae' needs: use 'shared_prompt'"
+    )
+  longest = agent.max_prompt_tokens + agent.max_action_tokens
+  if settings.max_length < longest:
+    raise ValueError(
+      f'rl.max_length is {settings.max_length}, but a prompt and an action can'
+      f' have {longest} tokens (agent.max_prompt_tokens and'
+      ' agent.max_action_tokens)'
     )
 
 

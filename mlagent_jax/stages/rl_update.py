@@ -33,6 +33,9 @@ _LAYOUT = (
   'targets',
   'mask',
   'lengths',
+  'branches',
+  'sources',
+  'places',
 )
 _OF_POLICY = (
   *_LAYOUT,
@@ -227,6 +230,8 @@ def update(
   if settings.update_share < 1:
     rows = rl_checks.update_rows(learner.config)
     taken = rl_batch.most_telling(taken, rows)
+  if settings.layout == 'packed_groups':
+    taken = rl_batch.what_fits(settings, taken)
   host = rl_batch.host_batch(learner, P, taken)
   batch = train_state.put_batch(host, learner.mesh)
   updates = settings.epochs * settings.mini_batches
@@ -288,6 +293,7 @@ def update(
   if not critic_alone and counted[0] is history[0]:
     figures['ratio_first'] = history[0]['ratio']
   figures['kl_coef'] = float(state.kl_coef)
+  figures['states_trained'] = int(taken.trained.any(axis=-1).sum())
   kl_coef = state.kl_coef
   kl = figures.get('kl', np.nan)
   if settings.kl_control == 'adaptive' and np.isfinite(kl):

@@ -38,7 +38,7 @@ from mlagent_jax.stages import (
 )
 from mlagent_jax.stages import processes as processes_lib
 
-LAYOUTS = ('shared_prompt', 'packed')
+LAYOUTS = ('shared_prompt', 'packed', 'packed_groups')
 TOKENIZERS = ('sentencepiece', 'huggingface')
 # What a stage reads of an earlier one.
 NEEDS = {'sft': 'collect', 'rl': 'sft', 'evaluate': 'collect'}
@@ -166,8 +166,8 @@ def fill_in(config, num_devices: int) -> None:
 
 def _sft_size(config) -> str:
   """The key of section `sft` that says how many rows a batch has."""
-  packed = config.sft.layout == 'packed'
-  return 'batch_size' if packed else 'prompts_per_batch'
+  shared = config.sft.layout == 'shared_prompt'
+  return 'prompts_per_batch' if shared else 'batch_size'
 
 
 def check_config(

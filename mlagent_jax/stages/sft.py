@@ -10,7 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlagent_jax import batching, checkpoint, losses, train_state
+from mlagent_jax import (
+  batching,
+  checkpoint,
+  losses,
+  packed_groups,
+  train_state,
+)
 from mlagent_jax.stages import learner as learner_lib
 from mlagent_jax.stages import not_finite, rl_update, workdir
 from mlagent_jax.stages import states as states_lib
@@ -32,9 +38,8 @@ def run(
     for state, reply in states.pairs
   ]
   settings = config.sft
-  size = settings[
-    'batch_size' if settings.layout == 'packed' else 'prompts_per_batch'
-  ]
+  shared = settings.layout == 'shared_prompt'
+  size = settings['prompts_per_batch' if shared else 'batch_size']
   data = make_batches(
     config,
     examples,
@@ -119,7 +124,7 @@ def make_batches(
       f'agent.max_action_tokens is {config.agent.max_action_tokens}, but an'
       f' action of the expert has {action} tokens'
     )
-  if settings.layout == 'packed':
+  if settings.layout != 'shared_prompt':
     longest = max(map(len, examples))
     if longest > settings.max_length:
       raise ConfigError(
@@ -127,14 +132,17 @@ def make_batches(
         f' have {longest} tokens; agent.max_prompt_tokens and'
         ' agent.max_action_tokens bound them'
       )
-    return batching.packed_batches(
-      examples,
-      length=settings.max_length,
-      rows=settings.batch_size,
-      seed=config.seed,
-      pad_id=pad_id,
-      own_rows=own_rows,
-    )
+    options = {
+      'length': settings.max_length,
+      'rows': settings.batch_size,
+      'seed': config.seed,
+      'pad_id': pad_id,
+      'own_rows': own_rows,
+    }
+    if settings.layout == 'packed':
+      return batching.packed_batches(examples, **options)
+    groups = batching.group_examples(examples, len(examples))
+    return packed_groups.packed_group_batches(groups, **options)
   return batching.group_batches(
     batching.group_examples(examples, settings.actions_per_prompt),
     prompt_length=prompt_length,

@@ -1,6 +1,7 @@
 """Chunked log-probabilities, and layouts against one sequence at a time."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.extend
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mlagent_jax import batching, losses, train_state
+from mlagent_jax import batching, losses, packed_groups, train_state
 from mlagent_jax.batching import Example
 from mlagent_jax.model import logps as model_logps
 from mlagent_jax.model.config import ModelConfig
@@ -41,6 +42,21 @@ def model():
   graphdef, params = make_model(CONFIG, seed=0)
   # Tenfold, so that attention and the distributions are far from uniform.
   return graphdef, jax.tree.map(lambda x: x * 10 if x.ndim > 2 else x, params)
+
+
+def packed_batch(rows, length):
+  batch = packed_groups.packed_layout(
+    PROMPTS,
+    ACTIONS,
+    rows=rows,
+    length=length,
+    action_length=A,
+    samples=3,
+    pad_id=1,
+  )
+  # None is empty: there are as many rows as are needed.
+  assert batch['segment_ids'].any(axis=1).all()
+  return jax.tree.map(jnp.asarray, batch)
 
 
 def group_batch():
@@ -175,9 +191,18 @@ def gradients_of(loss):
   return jax.jit(jax.value_and_grad(loss), compiler_options=options)
 
 
-def test_shared_prompts_equal_one_sequence_at_a_time(model):
+# Several prompts in a row, and actions of one prompt in several.
+@pytest.mark.parametrize(
+  'make_batch',
+  [
+    group_batch,
+    functools.partial(packed_batch, 2, 16),
+    functools.partial(packed_batch, 5, 9),
+  ],
+)
+def test_shared_prompts_equal_one_sequence_at_a_time(model, make_batch):
   graphdef, params = model
-  batch = group_batch()
+  batch = make_batch()
   rng = np.random.default_rng(0)
   mask = np.asarray(batch['mask'])
   noise = 0.1 * rng.normal(size=mask.shape).astype(np.float32)
