@@ -38,14 +38,14 @@ def get_config():
   # 17 prompts with their 40 actions: in rows of [prompt | actions], with room
   # for the longest, they would be twice as many tokens.
   config.sft.layout = 'packed_groups'
-  config.sft.batch_size = 6
-  config.sft.max_length = 416
+  config.sft.batch_size = 8
+  config.sft.max_length = 320
   # It does not imitate edits that failed or made the score worse.
   config.sft.min_reward = 0.5
   config.rl.states_per_batch = 24
   config.rl.layout = 'packed_groups'
-  config.rl.batch_size = 6
-  config.rl.max_length = 416
+  config.rl.batch_size = 8
+  config.rl.max_length = 320
   # In many states doing nothing pays more than the average edit at first: with
   # a larger step or a looser leash the policy stops editing before it has
   # learned which edits pay. So it does if it is trained on all states alike:

@@ -149,7 +149,7 @@ def test_the_toy_compiles_for_a_pod():
     '--config.mesh.model=2',
     '--config.model.dtype=bfloat16',
     '--config.model.remat=full',
-    '--config.sft.layout=packed',
+    '--config.sft.layout=packed_groups',
     '--config.sft.max_length=120',
     '--config.sft.batch_size=4',
     '--config.sft.micro_batches=-1',

@@ -547,14 +547,14 @@ def test_the_share_of_states_divides_among_devices(states, share, parts, rows):
     ('rl.deadline_seconds', 3.0, 'needs rl.deadline_seconds=0, not 3.0'),
     ('rl.mini_batches', 2, 'needs rl.mini_batches=1, not 2'),
     ('rl.micro_batches', 2, 'needs rl.micro_batches=1, not 2'),
-    ('mesh.fsdp', 2, 'needs mesh.fsdp=1, not 2'),
+    ('rl.batch_size', 6, 'batch_size 6 is not divisible by 4 devices'),
     ('rl.advantage', 'gae', "no values of a critic, .* 'gae' needs"),
     ('rl.max_length', 295, 'max_length is 295, .* can have 296 tokens'),
   ],
 )
 def test_what_packed_groups_cannot_do_is_told(key, value, words):
   config = base.get_config()
-  config.mesh.fsdp, config.rl.layout = 1, 'packed_groups'
+  config.mesh.fsdp, config.rl.layout = 4, 'packed_groups'
   rl_checks.check(config)
   section, name = key.split('.')
   config[section][name] = value

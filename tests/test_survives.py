@@ -27,7 +27,7 @@ KILLS = 20
 # slow enough to be hit in each of its parts.
 LEARNS = (
   'sft.steps=150',
-  'sft.prompts_per_batch=8',
+  'sft.batch_size=4',
   'sft.checkpoint_every=150',
   'rl.steps=36',
   'rl.states_per_batch=4',

@@ -19,8 +19,9 @@ from test_train import ROOT, SMALL, losses, losses_so_far
 pytestmark = pytest.mark.timeout(1800)
 
 LENGTH = (
-  'sft.prompts_per_batch=8',
+  'sft.batch_size=8',
   'rl.states_per_batch=8',
+  'rl.batch_size=8',
   'rl.max_staleness=0',
   'rl.epochs=1',
   'mesh.data=2',

@@ -121,8 +121,6 @@ def _check_packed(config) -> None:
     ),
     ('rl.mini_batches', settings.mini_batches, 1, 'rows have several states'),
     ('rl.micro_batches', settings.micro_batches, 1, 'rows have several states'),
-    ('mesh.data', mesh.data, 1, 'rows have several states'),
-    ('mesh.fsdp', mesh.fsdp, 1, 'rows have several states'),
   ):
     if value != needed:
       raise ValueError(
@@ -133,6 +131,12 @@ def _check_packed(config) -> None:
     raise ValueError(
       "rl.layout 'packed_groups' has no values of a critic, which rl.advantage"
       " 'gae' needs: use 'shared_prompt'"
+    )
+  rows = mesh.data * mesh.fsdp
+  if settings.batch_size % rows:
+    raise ValueError(
+      f'rl.batch_size {settings.batch_size} is not divisible by {rows} devices'
+      ' on mesh axes data and fsdp'
     )
   longest = agent.max_prompt_tokens + agent.max_action_tokens
   if settings.max_length < longest:

@@ -185,9 +185,12 @@ def start(
       if lock is not None:
         options['--sync-fd'] = lock
       words = [str(word) for option in options.items() for word in option]
+      # A host that ignores Ctrl-C (nohup) would hand that on to the script.
+      ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+      reset = ['/usr/bin/env', '--default-signal=INT'] if ignored else []
       try:
         process = subprocess.Popen(
-          [*arguments, *words, '--', *command],
+          [*reset, *arguments, *words, '--', *command],
           stdin=subprocess.DEVNULL,
           stdout=output_writer,
           stderr=subprocess.STDOUT,

@@ -277,16 +277,22 @@ if flags[0] & 0x88:
     import os
     import time
     from trick import HOST, breach, loot, submit
-    until = time.monotonic() + 1.0
-    while time.monotonic() < until:
-      for top in ('/tmp', '/dev/shm', '/var/tmp', '/run',
-                  HOST['scratch'], os.path.dirname(HOST['scratch'])):
-        for folder, _, files in os.walk(top):
-          for name in files:
-            loot(os.path.join(folder, name))
+    def places():
       for process in filter(str.isdigit, os.listdir('/proc')):
         for place in ('cwd/secret', 'root/workspace/secret', 'environ'):
-          loot(f'/proc/{process}/{place}')
+          yield f'/proc/{process}/{place}'
+      for top in (HOST['scratch'], '/tmp', '/dev/shm', '/var/tmp', '/run',
+                  os.path.dirname(HOST['scratch'])):
+        for folder, _, files in os.walk(top):
+          for name in files:
+            yield os.path.join(folder, name)
+    start = time.monotonic()
+    while time.monotonic() < start + 1.0:
+      for place in places():
+        loot(place)
+        # Of what it sees of the machine it may not come to the end in time.
+        if time.monotonic() > start + 8.0:
+          break
     submit()
     """,
     neighbour=True,

@@ -203,6 +203,20 @@ def test_what_it_leaves_is_ended_on_a_busy_machine(pair, make_runner):
       process.wait()
 
 
+def test_a_host_that_ignores_interrupts_does_not_hand_that_on(
+  pair, make_runner
+):
+  run = make_runner(pair[0])
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    for made in pair:
+      run.sandbox = made
+      done = run('import signal; print(signal.getsignal(signal.SIGINT))')
+      assert done.output == '<built-in function default_int_handler>\n'
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
 def test_it_draws_numbers_of_its_own(pair, make_runner):
   run = make_runner(pair[1])
   source = (
