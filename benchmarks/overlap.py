@@ -46,12 +46,11 @@ def config_of(args):
   config.sft.steps = 1
   config.sft.schedule = 'constant'
   config.sft.warmup_steps = 0
-  config.sft.batch_size = 2
+  config.sft.prompts_per_batch = 2
   config.fixed_set.states = 1
   config.fixed_set.samples = 2
   config.rl.steps = args.steps
   config.rl.states_per_batch = args.states
-  config.rl.layout = 'shared_prompt'
   config.rl.samples_per_state = args.samples
   config.rl.checkpoint_every = args.steps
   return config

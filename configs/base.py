@@ -224,9 +224,9 @@ def get_config() -> config_dict.ConfigDict:
   config.rl.update_share = 1.0
   # 'shared_prompt': a row for each state, with room for samples_per_state
   # actions of agent.max_action_tokens. 'packed_groups': batch_size rows of
-  # max_length tokens with several states each, and equal samples once; what
-  # finds no room is not trained on, and that is first what would not teach.
-  # For short prompts: attention is the plain one on every platform.
+  # max_length tokens with several states each, and equal samples once; states
+  # that find no room are not trained on, those last whose samples earned
+  # differently. For short prompts: attention is the plain one everywhere.
   config.rl.layout = 'shared_prompt'
   config.rl.batch_size = 8
   config.rl.max_length = 512

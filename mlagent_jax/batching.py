@@ -1,6 +1,7 @@
 """From token ids to arrays: packing, the shared-prompt layout, the iterator.
 
-Two layouts, both dicts of NumPy arrays that `model.logps.batch_logps` takes:
+Two layouts, and a third in `packed_groups`. All are dicts of NumPy arrays that
+`model.logps.batch_logps` takes:
 
 - packed (`pack_sft`): rows of whole examples, one segment each. `targets` and
   `mask` are [B, T]; the hidden state at t predicts targets[:, t].
@@ -8,8 +9,7 @@ Two layouts, both dicts of NumPy arrays that `model.logps.batch_logps` takes:
   row. `targets` and `mask` are [S, G, A]; token 0 of every slot is predicted
   from the prompt's last token.
 
-(`packed_groups` has a third, without room that is not needed.) Both have
-tokens, positions and segment_ids [B, T] int32, see `model.layout`.
+All have tokens, positions and segment_ids [B, T] int32, see `model.layout`.
 Only action tokens are in the mask (float32).
 
 Axes: B rows, T tokens, S states (prompts), G actions of a prompt, P prompt

@@ -196,7 +196,8 @@ def policy_loss(
     logps: [..., A] under the policy being trained.
     logps_old: [..., A] under the policy before this batch's first update.
     advantages: [...] one an action, or [..., A] one a token.
-    mask: [..., A] 1 on action tokens.
+    mask: [..., A] 1 on action tokens, or how often they count (aggregation
+      'token-mean' and ratio_kind 'token' only).
     clip_low: r is clipped to [1 - clip_low, 1 + clip_high].
     clip_high: see clip_low.
     dual_clip: c > 1: with A < 0 the loss is at most -c A; None for none.
@@ -295,8 +296,8 @@ def make_critic_loss(*, value_clip):
 def make_sft_loss(*, chunk=None):
   """loss_fn(model, batch) -> (sum, weight, metrics) of supervised tuning.
 
-  The batch is `batching.pack_sft`'s or `batching.group_layout`'s; the weight is
-  the number of action tokens.
+  The batch is `batching.pack_sft`'s, `batching.group_layout`'s or of
+  `packed_groups`; the weight is the number of action tokens.
   """
 
   def loss_fn(model, batch):
@@ -324,7 +325,8 @@ def make_step_rl_loss(
 ):
   """loss_fn(model, batch) -> (sum, weight, metrics) of step-wise RL.
 
-  The batch is `batching.group_layout`'s with, besides,
+  The batch is of `batching.group_layout` or `packed_groups.packed_layout`, and
+  has besides
 
     advantages [S, G] or [S, G, A];
     logps_old [S, G, A]: of `model.logps.make_compute_logps`, before the first

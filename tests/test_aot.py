@@ -141,17 +141,16 @@ def compile_for(*flags):
 
 
 @pytest.mark.libtpu
-def test_the_toy_compiles_for_a_pod():
+@pytest.mark.parametrize('function', ['sft_step', 'rl_step'])
+def test_the_toy_compiles_for_a_pod(function):
   done, found = compile_for(
     '--config=configs/toy.py',
+    f'--function={function}',
     '--topology=v5e:2x2',
     '--config.mesh.fsdp=-1',
     '--config.mesh.model=2',
     '--config.model.dtype=bfloat16',
     '--config.model.remat=full',
-    '--config.sft.layout=packed_groups',
-    '--config.sft.max_length=120',
-    '--config.sft.batch_size=4',
     '--config.sft.micro_batches=-1',
   )
   assert done.returncode == 0, done.stdout + done.stderr

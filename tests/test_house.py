@@ -17,6 +17,7 @@ FLOORS = {
   'aot': 4,
   'rollout': 3,
   'batching': 3,
+  'packed_groups': 3,
   'sampling': 2,
   'train_state': 2,
   'checkpoint': 2,

@@ -251,11 +251,17 @@ def repeated_slots():
   'options',
   [
     {},
-    {'epochs': 2, 'clip_low': 0.9, 'clip_high': 9.0},
-    {'advantage': 'rloo', 'duration_floor': 1.0},
+    {
+      'epochs': 2,
+      # What is near a bound falls on either side of it by its rounding.
+      'clip_low': 0.9,
+      'clip_high': 9.0,
+      'advantage': 'rloo',
+      'duration_floor': 1.0,
+      'kl_control': 'adaptive',
+      'entropy_coef': 0.1,
+    },
     {'ratio': 'sequence', 'aggregation': 'seq-mean-token-mean'},
-    {'kl_place': 'reward', 'epochs': 2},
-    {'kl_control': 'adaptive', 'entropy_coef': 0.1},
   ],
   ids=str,
 )
@@ -310,13 +316,37 @@ def test_equal_samples_are_packed_once():
   assert np.count_nonzero(host['segment_ids']) == sum(actions) + prompts
 
 
+@pytest.mark.parametrize(
+  'options, most',
+  [
+    ({}, 3),
+    ({'ratio': 'sequence'}, 1),
+    ({'aggregation': 'seq-mean-token-sum'}, 1),
+  ],
+)
+def test_only_means_over_tokens_count_a_sample_for_several(options, most):
+  learner, _, _ = setup(**PACKED, **options)
+  host = rl_batch.host_batch(learner, 8, batch_of(repeated_slots()))
+  assert host['mask'].max() == most
+
+
+def test_where_seconds_weigh_samples_are_equal_only_with_them():
+  slots = repeated_slots()
+  outcome = dataclasses.replace(slots[0][2].outcome, seconds=77.0)
+  slots[0][2] = dataclasses.replace(slots[0][2], outcome=outcome)
+  for floor, weights in ((0.0, [2, 1, 0]), (1.0, [1, 1, 1])):
+    learner, _, _ = setup(**PACKED, duration_floor=floor)
+    host = rl_batch.host_batch(learner, 8, batch_of(slots))
+    assert host['mask'][0].max(axis=-1).tolist() == weights
+
+
 def test_what_finds_no_room_is_not_trained_on(tmp_path):
   slots = slots_of()
   flat = slots_of(seed=1, reward=0.5)
   mixed = batch_of([flat[0], slots[1], flat[2], slots[3]])
   options = PACKED | {'batch_size': 1, 'max_length': 48}
   settings = setup(**options)[0].config.rl
-  fits = rl_batch.what_fits(settings, mixed)
+  fits = rl_batch.fitting(settings, mixed)
   # Of the two that teach nothing one has room left, and is first.
   named = [row and row.trajectory_id for row in fits.rows]
   assert named == ['t0', 't1', None, 't3']
@@ -543,18 +573,23 @@ def test_the_share_of_states_divides_among_devices(states, share, parts, rows):
 @pytest.mark.parametrize(
   'key, value, words',
   [
-    ('rl.mode', 'episode', "needs rl.mode='step', not 'episode'"),
-    ('rl.deadline_seconds', 3.0, 'needs rl.deadline_seconds=0, not 3.0'),
-    ('rl.mini_batches', 2, 'needs rl.mini_batches=1, not 2'),
-    ('rl.micro_batches', 2, 'needs rl.micro_batches=1, not 2'),
+    ('rl.mode', 'episode', "needs rl.mode 'step', not 'episode'"),
+    ('rl.deadline_seconds', 3.0, 'needs rl.deadline_seconds 0, not 3.0'),
+    ('rl.mini_batches', 2, 'needs rl.mini_batches 1, not 2'),
+    ('rl.micro_batches', 2, 'needs rl.micro_batches 1, not 2'),
+    ('rl.advantage', 'gae', "needs rl.advantage 'grpo' or 'rloo', not 'gae'"),
+    ('rl.kl_place', 'reward', "needs rl.kl_place 'loss', not 'reward'"),
     ('rl.batch_size', 6, 'batch_size 6 is not divisible by 4 devices'),
-    ('rl.advantage', 'gae', "no values of a critic, .* 'gae' needs"),
-    ('rl.max_length', 295, 'max_length is 295, .* can have 296 tokens'),
+    ('rl.max_length', 511, 'max_length 511 is not divisible by 2 devices'),
+    ('rl.max_length', 294, 'max_length is 294, .* can have 296 tokens'),
+    # Four actions of 40 to a row, beside a prompt of 256.
+    ('rl.samples_per_state', 33, r'is 8, .* 33 samples .* needs 9 rows of 416'),
   ],
 )
 def test_what_packed_groups_cannot_do_is_told(key, value, words):
   config = base.get_config()
-  config.mesh.fsdp, config.rl.layout = 4, 'packed_groups'
+  config.mesh.fsdp, config.mesh.model = 4, 2
+  config.rl.layout, config.rl.max_length = 'packed_groups', 416
   rl_checks.check(config)
   section, name = key.split('.')
   config[section][name] = value

@@ -226,6 +226,10 @@ def test_minus_one_is_what_the_devices_leave():
   assert config.mesh.fsdp == 4
   assert config.sft.micro_batches == 6  # one row a device at a time
   assert config.rl.micro_batches == 2  # 16 states in 2 mini-batches
+  packed = config.copy_and_resolve_references()
+  packed.rl.layout, packed.rl.micro_batches = 'packed_groups', -1
+  session.fill_in(packed, 8)
+  assert packed.rl.micro_batches == 1  # rows have several states
   session.check_config(config, 8)
   config.sft.batch_size = 26
   with pytest.raises(session.ConfigError, match='batch_size 26 .* 4 devices'):

@@ -69,7 +69,8 @@ def environment(tmp_path_factory):
     'JAX_COMPILATION_CACHE_DIR': str(folder),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
-    'XLA_FLAGS': '',
+    # One device; quick compiles, as `conftest` has them.
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
     'JAX_PLATFORMS': 'cpu',
   }
 

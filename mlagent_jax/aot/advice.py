@@ -35,7 +35,9 @@ def advice(
   if section:
     settings = config[section]
     at_once = rows // settings.micro_batches // (mesh.data * mesh.fsdp)
-    if at_once > 1:
+    if at_once > 1 and section == 'rl' and settings.layout == 'packed_groups':
+      found.append(f'a smaller rl.batch_size (now {rows})')
+    elif at_once > 1:
       found.append(
         f'{section}.micro_batches=-1 (now {settings.micro_batches}) computes 1'
         f' row of each device of the batch at a time, not {at_once}'

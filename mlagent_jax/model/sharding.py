@@ -237,18 +237,19 @@ def split_batch(batch, parts: int, mesh: jax.sharding.Mesh | None):
   consecutive parts they would travel.
 
   Args:
-    batch: a dict of arrays with leading axis B.
+    batch: a dict of arrays with leading axis B; in one part also packed groups
+      with `places`, whose leading axes differ.
     parts: how many.
     mesh: where the batch is, or None for a single device.
 
   Raises:
     ValueError: when it is traced, if B does not divide by `parts`, or B / parts
-      by the devices of the batch; or if leading axes differ and there are
-      several parts.
+      by the devices of the batch; or if leading axes differ.
   """
   sizes = {name: len(x) for name, x in batch.items()}
-  # Those of packed groups do: such a batch is not split into parts.
-  if parts > 1 and len(set(sizes.values())) > 1:
+  # Rows and groups of packed groups are not as many: that is not split.
+  packed = parts == 1 and 'places' in batch
+  if len(set(sizes.values())) > 1 and not packed:
     raise ValueError(f'leading axes of the batch differ: {sizes}')
   for size in sizes.values():
     if size % parts:

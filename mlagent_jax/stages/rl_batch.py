@@ -48,10 +48,11 @@ def most_telling(taken, rows: int):
   )
 
 
-def what_fits(settings, taken):
+def fitting(settings, taken):
   """A batch without the states that find no room in packed rows.
 
-  Those that are `telling` are put in first.
+  Those that are `telling` are put in first, and what has no room gives way to
+  the next that has.
 
   Args:
     settings: the config's `rl`.
@@ -60,45 +61,40 @@ def what_fits(settings, taken):
   Returns:
     The batch with as many rows, where the others are empty.
   """
-  order = np.argsort(~telling(taken), kind='stable')
   groups = [
     batching.Group(() if row is None else row.prompt_ids, actions)
     for row, actions in zip(
-      taken.rows, _actions(taken, _copies(settings, taken))
+      taken.rows, _actions(taken, _weights(settings, taken))
     )
   ]
-
-  def rows_of(fit: int) -> int:
-    chosen = [groups[row] for row in order[:fit]]
-    return len(packed_groups.plan(chosen, settings.max_length))
-
-  fit = len(order)
-  while rows_of(fit) > settings.batch_size:
-    fit -= 1
-  left_out = set(order[fit:].tolist())
-  none = [None] * taken.rewards.shape[1]
+  kept: list[int] = []
+  for row in np.argsort(~telling(taken), kind='stable').tolist():
+    chosen = [groups[r] for r in (*kept, row)]
+    planned = packed_groups.plan(chosen, settings.max_length)
+    if len(planned) <= settings.batch_size:
+      kept.append(row)
+  none = [None] * len(taken.slots[0])
   return dataclasses.replace(
     taken,
-    rows=[None if r in left_out else row for r, row in enumerate(taken.rows)],
-    slots=[none if r in left_out else s for r, s in enumerate(taken.slots)],
+    rows=[row if r in kept else None for r, row in enumerate(taken.rows)],
+    slots=[s if r in kept else none for r, s in enumerate(taken.slots)],
   )
 
 
-def _copies(settings, taken) -> np.ndarray:
-  """How often a sample counts [R, G]: that of its like, or 0 if one does.
+def _weights(settings, taken) -> np.ndarray:
+  """Weight of each sample [R, G]: 1, or 0 where there is none.
 
-  In the packed layout, where room is what counts, equal actions of a state that
-  earned the same are one with their number as weight. A mean over tokens, of
-  the same advantage, is the same then.
+  In packed groups room is what counts: of equal actions of a state that earned
+  the same, the first has their number as weight, and the others 0. A mean over
+  tokens is the same then, for they have one advantage; so are ratios of tokens.
   """
-  copies = taken.trained.astype(np.int32)
+  weights = taken.trained.astype(np.int32)
   if (
     settings.layout != 'packed_groups'
     or settings.aggregation != 'token-mean'
     or settings.ratio != 'token'
-    or settings.kl_place == 'reward'
   ):
-    return copies
+    return weights
   for r, slots in enumerate(taken.slots):
     first: dict[tuple, int] = {}
     for g, done in enumerate(slots):
@@ -108,16 +104,16 @@ def _copies(settings, taken) -> np.ndarray:
       reward = taken.rewards.ravel()[taken.owners[r, g]]
       like = first.setdefault((done.reply.token_ids, reward, seconds), g)
       if like != g:
-        copies[r, like] += 1
-        copies[r, g] = 0
-  return copies
+        weights[r, like] += 1
+        weights[r, g] = 0
+  return weights
 
 
-def _actions(taken, copies) -> list[list[tuple[int, ...]]]:
-  """Token ids of each row's samples; none of those that do not count."""
+def _actions(taken, weights) -> list[list[tuple[int, ...]]]:
+  """Token ids of each row's samples; none of those without weight."""
   return [
-    [done.reply.token_ids if n else () for done, n in zip(slots, counts)]
-    for slots, counts in zip(taken.slots, copies, strict=True)
+    [done.reply.token_ids if w else () for done, w in zip(slots, row)]
+    for slots, row in zip(taken.slots, weights, strict=True)
   ]
 
 
@@ -144,8 +140,8 @@ def host_batch(learner, prompt_length: int, taken) -> dict[str, np.ndarray]:
   settings = learner.config.rl
   empty = (learner.tokenizer.pad_id,)
   prompts = [empty if row is None else row.prompt_ids for row in taken.rows]
-  copies = _copies(settings, taken)
-  actions = _actions(taken, copies)
+  weights = _weights(settings, taken)
+  actions = _actions(taken, weights)
   options = {
     'action_length': learner.config.agent.max_action_tokens,
     'samples': len(taken.slots[0]),
@@ -159,7 +155,7 @@ def host_batch(learner, prompt_length: int, taken) -> dict[str, np.ndarray]:
       length=settings.max_length,
       **options,
     )
-    batch['mask'] *= copies[..., None]
+    batch['mask'] *= weights[..., None]
   else:
     batch = batching.group_layout(
       prompts, actions, prompt_length=prompt_length, **options

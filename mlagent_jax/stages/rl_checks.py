@@ -111,39 +111,48 @@ def _check_sizes(config) -> None:
 
 def _check_packed(config) -> None:
   settings, mesh, agent = config.rl, config.mesh, config.agent
-  for key, value, needed, why in (
-    ('rl.mode', settings.mode, 'step', 'what finds no room is not trained on'),
-    (
-      'rl.deadline_seconds',
-      settings.deadline_seconds,
-      0,
-      'late rows have none',
-    ),
-    ('rl.mini_batches', settings.mini_batches, 1, 'rows have several states'),
-    ('rl.micro_batches', settings.micro_batches, 1, 'rows have several states'),
+  room = 'what finds no room is not trained on'
+  several = 'a row has several states'
+  for key, needed, why in (
+    ('mode', ('step',), room),
+    ('deadline_seconds', (0,), room),
+    ('mini_batches', (1,), several),
+    ('micro_batches', (1,), several),
+    ('advantage', ('grpo', 'rloo'), 'others compare what is not trained on'),
+    ('kl_place', ('loss',), 'equal samples are trained on once'),
   ):
-    if value != needed:
+    if settings[key] not in needed:
       raise ValueError(
-        f"rl.layout 'packed_groups' needs {key}={needed!r}, not {value!r}:"
-        f" {why}; or use 'shared_prompt'"
+        f"rl.layout 'packed_groups' needs rl.{key}"
+        f' {" or ".join(map(repr, needed))}, not {settings[key]!r}: {why}; or'
+        " use 'shared_prompt'"
       )
-  if settings.advantage == 'gae':
-    raise ValueError(
-      "rl.layout 'packed_groups' has no values of a critic, which rl.advantage"
-      " 'gae' needs: use 'shared_prompt'"
-    )
   rows = mesh.data * mesh.fsdp
   if settings.batch_size % rows:
     raise ValueError(
       f'rl.batch_size {settings.batch_size} is not divisible by {rows} devices'
       ' on mesh axes data and fsdp'
     )
-  longest = agent.max_prompt_tokens + agent.max_action_tokens
-  if settings.max_length < longest:
+  if settings.max_length % mesh.model:
+    raise ValueError(
+      f'rl.max_length {settings.max_length} is not divisible by {mesh.model}'
+      ' devices on mesh axis model, over which rows are split'
+    )
+  P, A = agent.max_prompt_tokens, agent.max_action_tokens
+  a_row = (settings.max_length - P) // A
+  if a_row < 1:
     raise ValueError(
       f'rl.max_length is {settings.max_length}, but a prompt and an action can'
-      f' have {longest} tokens (agent.max_prompt_tokens and'
+      f' have {P + A} tokens (agent.max_prompt_tokens and'
       ' agent.max_action_tokens)'
+    )
+  needed = math.ceil(settings.samples_per_state / a_row)
+  if needed > settings.batch_size:
+    raise ValueError(
+      f'rl.batch_size is {settings.batch_size}, but a state whose'
+      f' {settings.samples_per_state} samples are all as long as'
+      f' agent.max_action_tokens allows needs {needed} rows of'
+      f' {settings.max_length} tokens (rl.max_length)'
     )
 
 

@@ -231,7 +231,7 @@ def update(
     rows = rl_checks.update_rows(learner.config)
     taken = rl_batch.most_telling(taken, rows)
   if settings.layout == 'packed_groups':
-    taken = rl_batch.what_fits(settings, taken)
+    taken = rl_batch.fitting(settings, taken)
   host = rl_batch.host_batch(learner, P, taken)
   batch = train_state.put_batch(host, learner.mesh)
   updates = settings.epochs * settings.mini_batches

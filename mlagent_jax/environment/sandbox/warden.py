@@ -34,7 +34,7 @@ _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 PR_CAPBSET_DROP = 24
 MESSAGE_BYTES = 1 << 17
 # What kills a run's processes takes milliseconds, or was stopped by one.
-_KILLER_SECONDS = 5.0
+_KILLER_SECONDS = 1.0
 
 libc = ctypes.CDLL(None, use_errno=True)
 

@@ -185,7 +185,8 @@ def start(
       if lock is not None:
         options['--sync-fd'] = lock
       words = [str(word) for option in options.items() for word in option]
-      # A host that ignores Ctrl-C (nohup) would hand that on to the script.
+      # A host that ignores Ctrl-C (a background job of a shell script) would
+      # hand that on to its scripts. It takes the env of GNU.
       ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
       reset = ['/usr/bin/env', '--default-signal=INT'] if ignored else []
       try:

@@ -182,11 +182,10 @@ def test_what_it_changes_ends_with_it(pair, make_runner):
 
 def test_what_it_leaves_is_ended_on_a_busy_machine(pair, make_runner):
   run = make_runner(pair[1])
-  busy = [
-    subprocess.Popen([sys.executable, '-c', 'while True: pass'])
-    for _ in range(4 * os.cpu_count())
-  ]
+  busy = []
   try:
+    for _ in range(4 * os.cpu_count()):
+      busy.append(subprocess.Popen([sys.executable, '-c', 'while True: pass']))
     for _ in range(4):
       done = run(
         """
@@ -203,18 +202,20 @@ def test_what_it_leaves_is_ended_on_a_busy_machine(pair, make_runner):
       process.wait()
 
 
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('preload', [(), ('json',)])
 def test_a_host_that_ignores_interrupts_does_not_hand_that_on(
-  pair, make_runner
+  kind, preload, make_runner
 ):
-  run = make_runner(pair[0])
   before = signal.signal(signal.SIGINT, signal.SIG_IGN)
   try:
-    for made in pair:
-      run.sandbox = made
-      done = run('import signal; print(signal.getsignal(signal.SIGINT))')
-      assert done.output == '<built-in function default_int_handler>\n'
+    with sandboxes.make_sandbox(kind, preload=preload) as made:
+      done = make_runner(made)(
+        'import signal; print(signal.getsignal(signal.SIGINT))'
+      )
   finally:
     signal.signal(signal.SIGINT, before)
+  assert done.output == '<built-in function default_int_handler>\n'
 
 
 def test_it_draws_numbers_of_its_own(pair, make_runner):
