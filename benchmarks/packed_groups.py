@@ -2,8 +2,8 @@
 
   python benchmarks/packed_groups.py [--steps=9]
 
-The same 12 states with the same 8 samples each, as the demo has them (prompts of
-70 to 146 tokens; actions of 6 to 22, of which about 3 of 8 differ), through
+The same 12 states with the same 8 samples each, as the demo has them (prompts
+of 70 to 146 tokens; actions of 6 to 22, of which about 3 of 8 differ), through
 `rl_update.update`: log-probabilities under the reference, then the update. The
 peer has 12 rows [prompt of 160 | 8 slots of 32], ours 8 rows of 320 tokens
 (`mlagent_jax.packed_groups`). Rates count samples. The last line is JSON.
