@@ -2,10 +2,10 @@
 
   python benchmarks/packed_groups.py [--steps=9]
 
-The same 12 states with the same 8 samples each, as the demo has them (prompts
+The same 15 states with the same 8 samples each, as the demo has them (prompts
 of 70 to 146 tokens; actions of 6 to 22, of which about 3 of 8 differ), through
 `rl_update.update`: log-probabilities under the reference, then the update. The
-peer has 12 rows [prompt of 160 | 8 slots of 32], ours 8 rows of 320 tokens
+peer has 15 rows [prompt of 160 | 8 slots of 32], ours 8 rows of 320 tokens
 (`mlagent_jax.packed_groups`). Rates count samples. The last line is JSON.
 """
 
@@ -18,7 +18,7 @@ import types
 
 import contest
 
-STATES, SAMPLES, PROMPT = 12, 8, 160
+STATES, SAMPLES, PROMPT = 15, 8, 160
 LENGTHS, OFTEN = (6, 8, 17, 22), (0.5, 0.2, 0.15, 0.15)
 
 
