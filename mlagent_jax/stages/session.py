@@ -159,11 +159,10 @@ def fill_in(config, num_devices: int) -> None:
   # What does not divide is left for check_config to tell.
   if sft.micro_batches == -1:
     sft.micro_batches = max(sft[_sft_size(config)] // rows, 1)
-  if rl.micro_batches == -1 and rl.layout == 'packed_groups':
-    rl.micro_batches = 1
   if rl.micro_batches == -1:
     states = rl_checks.update_rows(config) // rl.mini_batches
-    rl.micro_batches = max(states // rows, 1)
+    packed = rl.layout == 'packed_groups'  # which is not computed in parts
+    rl.micro_batches = 1 if packed else max(states // rows, 1)
 
 
 def _sft_size(config) -> str:
