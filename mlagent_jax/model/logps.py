@@ -1,18 +1,23 @@
 """Log-probabilities of given tokens under the decoder, in chunks.
 
 With V = 152064 the logits of one 16k-token row are 10 GB, so they exist for a
-chunk of positions at a time, and are computed again in the backward pass.
+chunk of positions at a time, and are computed again in the backward pass. Where
+all of them are small, they are kept.
 
 A batch is a dict of arrays as `mlagent_jax.batching` makes it. Axes: B rows, T
 tokens, S states, G samples of a state, A tokens of an action, D model, V
 vocabulary. Log-probabilities are natural logarithms in float32.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from mlagent_jax.model.layout import layout_of
+from mlagent_jax.model.linear import contract
 from mlagent_jax.model.sharding import (
   constrain,
   map_parts,
@@ -21,13 +26,17 @@ from mlagent_jax.model.sharding import (
   split_over,
 )
 
+_KEPT_MIB = 512  # Logits of one device that are not computed again.
+_LOG_Z = 'log_z'  # names what is kept of a chunk
+
 
 def token_logps(
   hidden, head, targets, *, chunk=None, temperature=1.0, entropy_gradient=False
 ):
   """Log-probabilities of targets, and entropies, without [B, T, V] in memory.
 
-  Logits exist for `chunk` positions at a time, forward and backward. On a mesh
+  Logits exist for `chunk` positions at a time, forward and backward, unless all
+  of a device take 512 MiB or less. On a mesh
   every device has its own rows and its own part of the vocabulary; the head is
   gathered over its other axis once, and its gradient summed over devices once,
   not once a chunk.
@@ -37,7 +46,8 @@ def token_logps(
     head: [D, V], the output weight.
     targets: [B, T] int32.
     chunk: positions of T computed at once, B * chunk * V * 4 bytes; by default
-      128, or a sixteenth of T if that is more.
+      all if that is 512 MiB or less, which are kept; otherwise 128, or a
+      sixteenth of T if that is more.
     temperature: divides the logits; the distribution is the sampler's.
     entropy_gradient: whether gradients flow through the entropy; it costs
       nothing in the backward pass otherwise.
@@ -47,7 +57,12 @@ def token_logps(
   """
 
   def local(hidden, head, targets):
-    head = jax.lax.all_gather(head, split_over('embed'), axis=0, tiled=True)
+    gathered, parts = split_over('embed'), split_over('vocab')
+    head = jax.lax.all_gather(head, gathered, axis=0, tiled=True)
+    # What devices add to the gradients is summed here, not once a chunk.
+    rest = [x for x in split_over('batch') if x not in (*gathered, *parts)]
+    head = jax.lax.pcast(head, tuple(rest), to='varying')
+    hidden = jax.lax.pcast(hidden, parts, to='varying')
     return _token_logps(
       hidden, head, targets, chunk, temperature, entropy_gradient
     )
@@ -64,7 +79,8 @@ def _token_logps(hidden, head, targets, chunk, temperature, entropy_gradient):
   V = head.shape[1]
   devices = split_over('vocab')  # what they sum are the parts of V
   first = jax.lax.axis_index(devices) * V if devices else 0
-  chunk = min(chunk or max(128, -(-T // 16)), T)
+  keep = chunk is None and B * T * V * 4 <= _KEPT_MIB * 2**20
+  chunk = T if keep else min(chunk or max(128, -(-T // 16)), T)
   chunks = -(-T // chunk)
 
   def split(x):  # [B, T, …] -> [chunks, B, chunk, …]
@@ -73,25 +89,20 @@ def _token_logps(hidden, head, targets, chunk, temperature, entropy_gradient):
     x = jnp.pad(x, pad).reshape(B, chunks, chunk, *x.shape[2:])
     return jnp.moveaxis(x, 1, 0)
 
-  @jax.checkpoint
   def one_chunk(hidden, targets):
-    logits = jnp.einsum(
-      'btd,dv->btv', hidden, head, preferred_element_type=jnp.float32
+    logits = contract('btd,dv->btv', hidden, head, jnp.float32)
+    return _logps_of(
+      logits / temperature, targets - first, devices, entropy_gradient
     )
-    logits /= temperature
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    top = jax.lax.pmax(jax.lax.stop_gradient(log_z), devices)
-    log_z = jnp.log(jax.lax.psum(jnp.exp(log_z - top), devices)) + top
-    # A masked sum and not a gather: the target may be another device's.
-    is_target = jnp.arange(V) + first == targets[..., None]
-    logps = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
-    logps = jax.lax.psum(logps, devices) - log_z
-    if not entropy_gradient:
-      logits, log_z = jax.lax.stop_gradient((logits, log_z))
-    probs = jnp.exp(logits - log_z[..., None])
-    mean = jax.lax.psum(jnp.sum(probs * logits, axis=-1), devices)
-    return logps, log_z - mean
 
+  if keep:
+    return one_chunk(hidden, targets)
+  # Logits are computed again, but not the sums over them.
+  one_chunk = jax.checkpoint(
+    one_chunk,
+    policy=jax.checkpoint_policies.save_only_these_names(_LOG_Z),
+    prevent_cse=False,  # a scan already prevents it
+  )
   _, (logps, entropy) = jax.lax.scan(
     lambda _, x: (None, one_chunk(*x)), None, (split(hidden), split(targets))
   )
@@ -100,6 +111,78 @@ def _token_logps(hidden, head, targets, chunk, temperature, entropy_gradient):
     return jnp.moveaxis(x, 0, 1).reshape(B, chunks * chunk)[:, :T]
 
   return join(logps), join(entropy)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _logps_of(logits, targets, devices, entropy_gradient):
+  """Log-probabilities and entropies [b, t] of logits [b, t, v].
+
+  Its gradient goes through the logits once; derived, it would be made once for
+  each of the two products that take it, and its sums again.
+
+  Args:
+    logits: of this device's part of the vocabulary.
+    targets: [b, t], in it if they are 0 to v - 1.
+    devices: mesh axes whose parts make the vocabulary.
+    entropy_gradient: whether entropies have a gradient.
+  """
+  return _logps_forward(logits, targets, devices, entropy_gradient)[0]
+
+
+def _logps_forward(logits, targets, devices, entropy_gradient):
+  del entropy_gradient
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  if devices:
+    top = jax.lax.pmax(log_z, devices)
+    log_z = jnp.log(jax.lax.psum(jnp.exp(log_z - top), devices)) + top
+  log_z = checkpoint_name(log_z, _LOG_Z)
+  picked = jax.lax.platform_dependent(
+    logits, targets, cpu=_gather, default=_masked_sum
+  )
+  logps = jax.lax.psum(picked, devices) - log_z
+  probs = jnp.exp(logits - log_z[..., None])
+  mean = jax.lax.psum(jnp.sum(probs * logits, axis=-1), devices)
+  entropy = log_z - mean
+  return (logps, entropy), (logits, targets, log_z, entropy)
+
+
+def _logps_backward(devices, entropy_gradient, residuals, cotangents):
+  """Of a logit: d logp = [target] - p, d entropy = -p (log p + entropy)."""
+  del devices
+  logits, targets, log_z, entropy = residuals
+  of_logps, of_entropy = (x[..., None] for x in cotangents)
+  log_probs = logits - log_z[..., None]
+  inner = of_logps
+  if entropy_gradient:
+    inner = inner + of_entropy * (log_probs + entropy[..., None])
+  gradient = jnp.where(_is(targets, logits), of_logps, 0.0)
+  gradient -= jnp.exp(log_probs) * inner
+  return gradient, None
+
+
+_logps_of.defvjp(_logps_forward, _logps_backward)
+
+
+def _is(targets, logits):
+  """[b, t, v]: whether a column is its position's target."""
+  return jnp.arange(logits.shape[-1]) == targets[..., None]
+
+
+def _masked_sum(logits, targets):
+  """[b, t]: the targets' logits; 0 where another device has them.
+
+  Fused with the sums over all logits, but on CPU, where it is a copy of them.
+  """
+  return jnp.sum(jnp.where(_is(targets, logits), logits, 0.0), axis=-1)
+
+
+def _gather(logits, targets):
+  """`_masked_sum`, which reads nothing but the targets' logits."""
+  here = (targets >= 0) & (targets < logits.shape[-1])
+  found = jnp.take_along_axis(
+    logits, jnp.where(here, targets, 0)[..., None], axis=-1
+  )
+  return jnp.where(here, found[..., 0], 0.0)
 
 
 def action_hidden(hidden, batch):

@@ -99,7 +99,10 @@ def naive(hidden, head, targets, temperature):
   return picked, -jnp.sum(jnp.exp(logps) * logps, axis=-1)
 
 
-@pytest.mark.parametrize('chunk, split', [(4, None), (64, None), (4, (2, 2))])
+@pytest.mark.parametrize(
+  'chunk, split',
+  [(4, None), (64, None), (None, None), (4, (2, 2)), (None, (2, 2))],
+)
 def test_chunks_equal_the_whole(chunk, split):
   B, T, D, V = 2, 10, 8, 60
   mesh = make_mesh(1, *split, jax.devices()[:4]) if split else None
@@ -169,6 +172,51 @@ def test_all_logits_never_exist_at_once():
   gradient = jax.grad(loss, argnums=(0, 1))
   jaxpr = jax.make_jaxpr(gradient)(hidden, head).jaxpr
   assert largest_array(jaxpr) == B * chunk * wide
+
+
+def products(jaxpr):
+  """How many products a jaxpr and all that it calls have."""
+  return sum(
+    (equation.primitive.name == 'dot_general')
+    + sum(map(products, jax.extend.core.jaxprs_in_params(equation.params)))
+    for equation in jaxpr.eqns
+  )
+
+
+@pytest.mark.parametrize(
+  'wide, chunk, computed',
+  [(2**15, 512, 3), (2**15 + 1, 128, 4), (152_064, 128, 4)],
+)
+def test_logits_of_half_a_gibibyte_are_kept(wide, chunk, computed):
+  B, T, D = 8, 512, 8
+  shapes = [(B, T, D), (D, wide)]
+  arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  targets = jnp.zeros((B, T), jnp.int32)
+
+  def loss(hidden, head):
+    return model_logps.token_logps(hidden, head, targets)[0].sum()
+
+  gradient = jax.grad(loss, argnums=(0, 1))
+  jaxpr = jax.make_jaxpr(gradient)(*arrays).jaxpr
+  assert largest_array(jaxpr) == B * chunk * wide
+  # One for the logits, again if they are not kept, and two for gradients.
+  assert products(jaxpr) == computed
+
+
+@pytest.mark.parametrize('first', [0, 7, 30])
+def test_two_ways_to_pick_the_targets(first):
+  rng = np.random.default_rng(0)
+  logits = jnp.asarray(rng.normal(size=(3, 20, 15)), jnp.float32)
+  targets = jnp.asarray(rng.integers(45, size=(3, 20))) - first
+  here = (targets >= 0) & (targets < 15)
+  assert here.any() and not here.all()
+  expected = np.zeros((3, 20), np.float32)
+  for row, column in zip(*np.nonzero(here), strict=True):
+    expected[row, column] = logits[row, column, targets[row, column]]
+  np.testing.assert_array_equal(model_logps._gather(logits, targets), expected)
+  np.testing.assert_array_equal(
+    model_logps._masked_sum(logits, targets), expected
+  )
 
 
 def assert_equal_gradients(gradient, expected):
