@@ -34,14 +34,15 @@ def get_config():
   # Each is a few new prompts, and hardly a script that did not run before: what
   # RL learns holds for prompts that it did not see only if it saw many.
   config.collect.trajectories_per_task = 120
-  config.sft.steps = 170
+  config.sft.steps = 180
   # Rows of [prompt | slots], with room for the longest of both, are about twice
   # as many tokens for as many actions.
   config.sft.layout = 'packed_groups'
   config.sft.batch_size = 8
   config.sft.max_length = 320
-  # It does not imitate edits that failed or made the score worse.
-  config.sft.min_reward = 0.5
+  # It does not imitate edits that failed; those that only made the score worse
+  # it does: RL learns which edits pay, and can choose among many.
+  config.sft.min_reward = 0.05
   config.rl.states_per_batch = 24
   # Room for about 15 states, those first whose samples earned differently.
   config.rl.layout = 'packed_groups'
@@ -52,9 +53,6 @@ def get_config():
   # learned which edits pay. So it does if it is trained on all states alike
   # (rl.update_share): where all earn the same, nothing but the leash pulls.
   config.rl.steps = 80
-  # A little colder than what is measured: fewer attempts at an edit fail, so
-  # that trying to edit pays from the first steps on.
-  config.rl.temperature = 0.95
   config.rl.learning_rate = 2e-4
   config.rl.warmup_steps = 5
   config.rl.kl_coef = 0.06
