@@ -26,8 +26,8 @@ from mlagent_jax.model.sharding import (
   split_over,
 )
 
-_KEPT_MIB = 512  # Logits of one device that are not computed again.
-_LOG_Z = 'log_z'  # names what is kept of a chunk
+_KEPT_MIB = 512  # logits of one device that are not computed again
+_SUMS = 'sums'  # names what is kept of a chunk
 
 
 def token_logps(
@@ -36,10 +36,9 @@ def token_logps(
   """Log-probabilities of targets, and entropies, without [B, T, V] in memory.
 
   Logits exist for `chunk` positions at a time, forward and backward, unless all
-  of a device take 512 MiB or less. On a mesh
-  every device has its own rows and its own part of the vocabulary; the head is
-  gathered over its other axis once, and its gradient summed over devices once,
-  not once a chunk.
+  of a device take 512 MiB or less. On a mesh every device has its own rows and
+  its own part of the vocabulary; the head is gathered over its other axis once,
+  and its gradient summed over devices once, not once a chunk.
 
   Args:
     hidden: [B, T, D], after the final norm.
@@ -100,7 +99,7 @@ def _token_logps(hidden, head, targets, chunk, temperature, entropy_gradient):
   # Logits are computed again, but not the sums over them.
   one_chunk = jax.checkpoint(
     one_chunk,
-    policy=jax.checkpoint_policies.save_only_these_names(_LOG_Z),
+    policy=jax.checkpoint_policies.save_only_these_names(_SUMS),
     prevent_cse=False,  # a scan already prevents it
   )
   _, (logps, entropy) = jax.lax.scan(
@@ -135,14 +134,14 @@ def _logps_forward(logits, targets, devices, entropy_gradient):
   if devices:
     top = jax.lax.pmax(log_z, devices)
     log_z = jnp.log(jax.lax.psum(jnp.exp(log_z - top), devices)) + top
-  log_z = checkpoint_name(log_z, _LOG_Z)
+  log_z = checkpoint_name(log_z, _SUMS)
   picked = jax.lax.platform_dependent(
     logits, targets, cpu=_gather, default=_masked_sum
   )
   logps = jax.lax.psum(picked, devices) - log_z
   probs = jnp.exp(logits - log_z[..., None])
   mean = jax.lax.psum(jnp.sum(probs * logits, axis=-1), devices)
-  entropy = log_z - mean
+  entropy = checkpoint_name(log_z - mean, _SUMS)
   return (logps, entropy), (logits, targets, log_z, entropy)
 
 
@@ -171,7 +170,8 @@ def _is(targets, logits):
 def _masked_sum(logits, targets):
   """[b, t]: the targets' logits; 0 where another device has them.
 
-  Fused with the sums over all logits, but on CPU, where it is a copy of them.
+  The compilers for TPU and GPU fuse it with the other sums over the logits;
+  XLA's for CPU writes a masked copy of them first.
   """
   return jnp.sum(jnp.where(_is(targets, logits), logits, 0.0), axis=-1)
 
