@@ -52,7 +52,7 @@ def get_config():
   # a larger step or a looser leash the policy stops editing before it has
   # learned which edits pay. So it does if it is trained on all states alike
   # (rl.update_share): where all earn the same, nothing but the leash pulls.
-  config.rl.steps = 80
+  config.rl.steps = 100
   # Colder than what is measured: fewer attempts at an edit fail, so that trying
   # to edit pays from the first steps on.
   config.rl.temperature = 0.9
@@ -68,5 +68,5 @@ def get_config():
   # Without repeats of a prompt: the three starts of episodes, which are half
   # of all prefixes, would be half of what it trains on.
   config.rl.pool_distinct = True
-  config.rl.checkpoint_every = 10
+  config.rl.checkpoint_every = 20
   return config

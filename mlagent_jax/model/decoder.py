@@ -5,6 +5,7 @@ static graphdef and a pytree of parameters; `nnx.merge(graphdef, params)` is
 the model again, inside or outside of jit.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -218,13 +219,24 @@ def make_model(
   Raises:
     ValueError: if an axis of a parameter does not divide by the mesh.
   """
-  graphdef, shapes = abstract_model(config)
+  return abstract_model(config)[0], _initialiser(config, seed, mesh)()
+
+
+@functools.lru_cache(maxsize=8)
+def _initialiser(
+  config: ModelConfig, seed: int, mesh: jax.sharding.Mesh | None
+):
+  """The function that makes parameters, compiled once."""
 
   def initialise():
     return nnx.state(Decoder(config, rngs=nnx.Rngs(params=seed)), nnx.Param)
 
-  shardings = None if mesh is None else state_shardings(shapes, mesh)
-  return graphdef, jax.jit(initialise, out_shardings=shardings)()
+  if mesh is None:
+    # As a checkpoint's: what is compiled for one serves the other.
+    places = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  else:
+    places = state_shardings(abstract_model(config)[1], mesh)
+  return jax.jit(initialise, out_shardings=places)
 
 
 def frozen(config: ModelConfig, params: nnx.State) -> nnx.State:

@@ -197,7 +197,7 @@ CLASSES: tuple[Recipe, ...] = (
     'Run quick histogram-based boosting at an aggressive learning rate.',
     'ensemble',
     'HistGradientBoostingClassifier',
-    'HistGradientBoostingClassifier(max_iter=30, learning_rate=0.2,'
+    'HistGradientBoostingClassifier(max_iter=10, learning_rate=0.3,'
     ' random_state=0)',
     needs='dense',
   ),
@@ -272,7 +272,7 @@ CLASSES: tuple[Recipe, ...] = (
     'Average a forest and a logistic regression.',
     'ensemble; linear_model',
     'RandomForestClassifier, VotingClassifier; LogisticRegression',
-    "VotingClassifier([('a', RandomForestClassifier(random_state=0)),"
+    "VotingClassifier([('a', RandomForestClassifier(30, random_state=0)),"
     " ('b', LogisticRegression(max_iter=300))], voting='soft')",
   ),
   model(
@@ -280,8 +280,8 @@ CLASSES: tuple[Recipe, ...] = (
     'Stack extra trees and nearest neighbours.',
     'ensemble; neighbors',
     'ExtraTreesClassifier, StackingClassifier; KNeighborsClassifier',
-    "StackingClassifier([('a', ExtraTreesClassifier(random_state=0)),"
-    " ('b', KNeighborsClassifier(10))], cv=3)",
+    "StackingClassifier([('a', ExtraTreesClassifier(20, random_state=0)),"
+    " ('b', KNeighborsClassifier(10))], cv=2)",
   ),
   model(
     'grid-search',
@@ -296,7 +296,7 @@ CLASSES: tuple[Recipe, ...] = (
     'Use a cross-validated threshold.',
     'linear_model; model_selection',
     'LogisticRegression; TunedThresholdClassifierCV',
-    'TunedThresholdClassifierCV(LogisticRegression(max_iter=300))',
+    'TunedThresholdClassifierCV(LogisticRegression(), thresholds=20)',
     needs='labels',
   ),
   model(

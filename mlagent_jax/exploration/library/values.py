@@ -176,7 +176,8 @@ VALUES: tuple[Recipe, ...] = (
     'Switch to histogram-based boosting machines under absolute loss.',
     'ensemble',
     'HistGradientBoostingRegressor',
-    "HistGradientBoostingRegressor(loss='absolute_error', random_state=0)",
+    "HistGradientBoostingRegressor(loss='absolute_error', max_iter=40,"
+    ' random_state=0)',
     needs='one',
   ),
   model(
