@@ -34,7 +34,7 @@ def get_config():
   # Each is a few new prompts, and hardly a script that did not run before: what
   # RL learns holds for prompts that it did not see only if it saw many.
   config.collect.trajectories_per_task = 120
-  config.sft.steps = 180
+  config.sft.steps = 200
   # Rows of [prompt | slots], with room for the longest of both, are about twice
   # as many tokens for as many actions.
   config.sft.layout = 'packed_groups'
@@ -52,7 +52,7 @@ def get_config():
   # a larger step or a looser leash the policy stops editing before it has
   # learned which edits pay. So it does if it is trained on all states alike
   # (rl.update_share): where all earn the same, nothing but the leash pulls.
-  config.rl.steps = 100
+  config.rl.steps = 120
   # Colder than what is measured: fewer attempts at an edit fail, so that trying
   # to edit pays from the first steps on.
   config.rl.temperature = 0.9

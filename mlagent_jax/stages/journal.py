@@ -109,16 +109,16 @@ class Journal:
 
   def write_sampled(self, sampled: Sampled) -> None:
     """Writes a batch; the whole file is there or none."""
-    self._write(f'{sampled.number:06d}.sampled', dataclasses.asdict(sampled))
+    self._write(f'{sampled.number:06d}.sampled', sampled)
 
   def write_trained(self, number: int, trained: Trained) -> None:
     """Writes what update `number` trains on; the whole file or none."""
     content = {
       'results': [
-        [dataclasses.astuple(sample), dataclasses.asdict(result)]
+        [_identity(sample), result]
         for sample, result in sorted(trained.results.items())
       ],
-      'dropped': [dataclasses.astuple(sample) for sample in trained.dropped],
+      'dropped': [_identity(sample) for sample in trained.dropped],
     }
     self._write(f'{number:06d}.trained', content)
 
@@ -153,12 +153,12 @@ class Journal:
     """
     return self._read(f'{number:06d}.episodes', _episodes)
 
-  def _write(self, name: str, content: dict) -> None:
-    digest = _digest(content)
-    workdir.write_json(
+  def _write(self, name: str, content: Sampled | dict) -> None:
+    text = _canonical(content)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    workdir.write_text(
       self._folder / f'{name}.json',
-      {'sha256': digest, 'content': content},
-      indent=None,
+      f'{{"sha256": "{digest}", "content": {text}}}\n',
     )
 
   def _read(self, name: str, build: Callable):
@@ -167,7 +167,8 @@ class Journal:
       return None
     try:
       stored = json.loads(path.read_text(encoding='utf-8'))
-      if _digest(stored['content']) != stored['sha256']:
+      text = _canonical(stored['content'])
+      if hashlib.sha256(text.encode()).hexdigest() != stored['sha256']:
         raise ValueError('its checksum differs')
       return build(stored['content'])
     except (ValueError, KeyError, TypeError) as error:
@@ -177,10 +178,13 @@ class Journal:
       ) from error
 
 
-def _digest(content: dict) -> str:
-  return hashlib.sha256(
-    json.dumps(content, sort_keys=True).encode()
-  ).hexdigest()
+def _canonical(content) -> str:
+  """One text for equal contents; records in them are dicts of their fields."""
+  return json.dumps(content, sort_keys=True, default=vars)
+
+
+def _identity(sample: SampleId) -> tuple[int, int, int]:
+  return sample.batch, sample.row, sample.slot
 
 
 def _sampled(content: dict) -> Sampled:

@@ -93,7 +93,12 @@ class Workdir:
 
 
 def write_json(path: pathlib.Path, value, indent: int | None = 2) -> None:
-  """Writes JSON so that a reader sees the old file or the whole new one.
+  """Writes JSON as `write_text` writes."""
+  write_text(path, json.dumps(value, indent=indent) + '\n')
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file so that a reader sees the old one or the whole new one.
 
   Raises:
     DiskFullError: if there is no room; the old file stays.
@@ -101,8 +106,7 @@ def write_json(path: pathlib.Path, value, indent: int | None = 2) -> None:
   partial = path.with_suffix(path.suffix + '.partial')
   with blobs.telling_of_a_full_disk(path.parent):
     with partial.open('w', encoding='utf-8') as file:
-      json.dump(value, file, indent=indent)
-      file.write('\n')
+      file.write(text)
       file.flush()
       os.fsync(file.fileno())
     partial.replace(path)
