@@ -66,8 +66,8 @@ class Waiting:
   def __init__(self, policy):
     self._policy = policy
 
-  def sample_replies(self, params, prompts, seeds):
-    replies = self._policy.sample_replies(params, prompts, seeds)
+  def sample_replies(self, params, prompts, seeds, temperature=None):
+    replies = self._policy.sample_replies(params, prompts, seeds, temperature)
     return [
       [self._instead(reply, int(seed)) for reply, seed in zip(*pair)]
       for pair in zip(replies, seeds)

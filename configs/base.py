@@ -235,7 +235,10 @@ def get_config() -> config_dict.ConfigDict:
   # gone through `epochs` times. (PPO of the paper: 4 mini-batches of 256.)
   config.rl.mini_batches = 1
   config.rl.epochs = 1
+  # Of the samples, in the first step; linearly to temperature_last in the last
+  # step, or the same throughout if that is 0.
   config.rl.temperature = 1.0
+  config.rl.temperature_last = 0.0
   config.rl.learning_rate = 5e-4
   config.rl.schedule = 'constant'
   config.rl.warmup_steps = 0

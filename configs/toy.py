@@ -52,10 +52,11 @@ def get_config():
   # a larger step or a looser leash the policy stops editing before it has
   # learned which edits pay. So it does if it is trained on all states alike
   # (rl.update_share): where all earn the same, nothing but the leash pulls.
-  config.rl.steps = 120
-  # Colder than what is measured: fewer attempts at an edit fail, so that trying
-  # to edit pays from the first steps on.
+  config.rl.steps = 110
+  # Colder than what is measured at first: fewer attempts at an edit fail, so
+  # that trying to edit pays from the first steps on.
   config.rl.temperature = 0.9
+  config.rl.temperature_last = 1.0
   config.rl.learning_rate = 2e-4
   config.rl.warmup_steps = 5
   config.rl.kl_coef = 0.06

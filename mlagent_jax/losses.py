@@ -353,6 +353,7 @@ def make_step_rl_loss(
     entropy_coef: of the entropy bonus.
     importance_cap: cap of the truncated importance weights; None for none.
     temperature: of the sampler; log-probabilities are of that distribution.
+      None reads it from the batch, as `batch_logps` does.
     chunk: of `model.logps.token_logps`.
   """
 

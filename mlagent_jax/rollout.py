@@ -70,7 +70,11 @@ class Policy:
     self._stop = stop_text.TextStop(tokenizer.decode, stop)
 
   def sample_replies(
-    self, params, prompts: Sequence[Sequence[int]], seeds: np.ndarray
+    self,
+    params,
+    prompts: Sequence[Sequence[int]],
+    seeds: np.ndarray,
+    temperature: float | None = None,
   ) -> list[list[Reply]]:
     """G replies for each prompt.
 
@@ -79,13 +83,17 @@ class Policy:
       prompts: token ids of each prompt, any number of prompts.
       seeds: [len(prompts), G] uint32; a sample depends on its prompt, its
         seed and the parameters, and on nothing else in the batch.
+      temperature: in place of the policy's own.
 
     Raises:
       ValueError: if a prompt is longer than the engine has room for.
     """
     self._engine.load(params)
+    settings = self._settings
+    if temperature is not None:
+      settings = dataclasses.replace(settings, temperature=temperature)
     requests = [
-      self._engine.submit(prompt, self._settings, row, self._stop)
+      self._engine.submit(prompt, settings, row, self._stop)
       for prompt, row in zip(prompts, seeds, strict=True)
     ]
     while self._engine.busy:
@@ -172,6 +180,7 @@ def play_episodes(
   max_seconds: float,
   seed: int,
   stream: int = 100,
+  temperature: float | None = None,
   span: Callable[[str], contextlib.AbstractContextManager] = (
     contextlib.nullcontext
   ),
@@ -191,6 +200,7 @@ def play_episodes(
     max_seconds: no step of any episode begins later than this.
     seed: of the samples.
     stream: of the seeds, see `seeds_for`.
+    temperature: in place of the policy's own.
     span: entered around 'sample' and 'wait', for a timeline.
     on_done: called with the number of actions after each round.
 
@@ -237,7 +247,7 @@ def play_episodes(
     seeds = seeds_for(seed=seed, stream=stream, step=step, shape=shape)
     with span('sample'):
       replies = policy.sample_replies(
-        params, list(prompts.values()), seeds[list(prompts)]
+        params, list(prompts.values()), seeds[list(prompts)], temperature
       )
     tickets = [
       dispatcher.submit(e.task, e.snapshot, reply[0].text)

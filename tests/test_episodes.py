@@ -41,7 +41,7 @@ class Writer:
     self.replies = replies
     self.prompts = []
 
-  def sample_replies(self, params, asked, seeds):
+  def sample_replies(self, params, asked, seeds, temperature=None):
     assert len(asked) == len(seeds)
     reply = self.replies[len(self.prompts)]
     self.prompts.append(asked)

@@ -53,7 +53,7 @@ class Writer:
   def policy(self, **_):
     return self
 
-  def sample_replies(self, params, prompts, seeds):
+  def sample_replies(self, params, prompts, seeds, temperature=None):
     self.calls += 1
     step = self.step_of[int(seeds[0, 0])]
     return [
@@ -139,7 +139,7 @@ class Player:
   def policy(self, **_):
     return self
 
-  def sample_replies(self, params, prompts, seeds):
+  def sample_replies(self, params, prompts, seeds, temperature=None):
     self.calls += 1
     text = f'Thought: version {params}\n'
     text += FINAL if self.calls % 3 == 0 else LOOK

@@ -132,12 +132,12 @@ def sample(here, graphdef, params):
 class Broken:
   """A policy that has no memory left."""
 
-  def sample_replies(self, params, prompts, seeds):
+  def sample_replies(self, params, prompts, seeds, temperature=None):
     raise MemoryError('no room')
 
 
 class Working:
-  def sample_replies(self, params, prompts, seeds):
+  def sample_replies(self, params, prompts, seeds, temperature=None):
     return [[] for _ in prompts]
 
 

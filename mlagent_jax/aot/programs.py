@@ -14,7 +14,7 @@ from mlagent_jax.aot import roofline, sampler_programs
 from mlagent_jax.aot.program import Program, reference
 from mlagent_jax.model import sharding
 from mlagent_jax.stages import learner as learner_lib
-from mlagent_jax.stages import rl_checks, rl_update
+from mlagent_jax.stages import rl_checks, rl_update, temperature
 from mlagent_jax.stages.session import ConfigError
 
 
@@ -148,18 +148,22 @@ def _rl_batch(learner, S, *, trains):
   settings = learner.config.rl
   G = settings.samples_per_state
   if settings.layout == 'shared_prompt':
-    return _group_batch(learner, S, G, trains=trains)
-  B, T = settings.batch_size, settings.max_length
-  batch = packed_groups.packed_layout(
-    [[0]],
-    [[]],
-    rows=1,
-    length=T,
-    action_length=learner.config.agent.max_action_tokens,
-    samples=G,
-  )
-  pairs = B * roofline.causal_pairs(T)
-  return batch, roofline.Work(B * T, B * T, pairs, trains)
+    batch, work = _group_batch(learner, S, G, trains=trains)
+  else:
+    B, T = settings.batch_size, settings.max_length
+    batch = packed_groups.packed_layout(
+      [[0]],
+      [[]],
+      rows=1,
+      length=T,
+      action_length=learner.config.agent.max_action_tokens,
+      samples=G,
+    )
+    pairs = B * roofline.causal_pairs(T)
+    work = roofline.Work(B * T, B * T, pairs, trains)
+  if temperature.changes(settings):
+    batch['temperature'] = np.ones(1, np.float32)
+  return batch, work
 
 
 def _group_batch(learner, S, G, *, trains):

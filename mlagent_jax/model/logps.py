@@ -47,15 +47,19 @@ def token_logps(
     chunk: positions of T computed at once, B * chunk * V * 4 bytes; by default
       all if that is 512 MiB or less, which are kept; otherwise 128, or a
       sixteenth of T if that is more.
-    temperature: divides the logits; the distribution is the sampler's.
+    temperature: divides the logits, a number or one of each row [B]; the
+      distribution is the sampler's.
     entropy_gradient: whether gradients flow through the entropy; it costs
       nothing in the backward pass otherwise.
 
   Returns:
     (logps, entropy): [B, T] float32 each.
   """
+  of_rows = ()
+  if isinstance(temperature, jax.Array):
+    of_rows = (temperature,)
 
-  def local(hidden, head, targets):
+  def local(hidden, head, targets, *of_rows):
     gathered, parts = split_over('embed'), split_over('vocab')
     head = jax.lax.all_gather(head, gathered, axis=0, tiled=True)
     # What devices add to the gradients is summed here, not once a chunk.
@@ -63,13 +67,19 @@ def token_logps(
     head = jax.lax.pcast(head, tuple(rest), to='varying')
     hidden = jax.lax.pcast(hidden, parts, to='varying')
     return _token_logps(
-      hidden, head, targets, chunk, temperature, entropy_gradient
+      hidden,
+      head,
+      targets,
+      chunk,
+      of_rows[0][:, None, None] if of_rows else temperature,
+      entropy_gradient,
     )
 
   rows = ('batch', None)
-  return on_each_device(
-    local, [(*rows, None), ('embed', 'vocab'), rows], (rows, rows)
-  )(hidden, head.astype(hidden.dtype), targets)
+  axes = [(*rows, None), ('embed', 'vocab'), rows, ('batch',)]
+  return on_each_device(local, axes[: 3 + len(of_rows)], (rows, rows))(
+    hidden, head.astype(hidden.dtype), targets, *of_rows
+  )
 
 
 def _token_logps(hidden, head, targets, chunk, temperature, entropy_gradient):
@@ -254,11 +264,13 @@ def batch_logps(model, batch, **options):
     model: `model.decoder.Decoder`.
     batch: of `batching.group_layout` (targets [S, G, A]), of
       `batching.pack_sft` (targets [B, T]) or of `packed_groups` (either).
-    **options: of `token_logps`.
+    **options: of `token_logps`; temperature None is batch['temperature'] [B].
 
   Returns:
     (logps, entropy) with the shape of batch['targets'].
   """
+  if options.get('temperature', 1.0) is None:
+    options['temperature'] = batch['temperature']
   # Between blocks the sequence is split; positions are gathered from here on.
   hidden = constrain(
     model(batch['tokens'], layout_of(batch)), ('batch', None, None)
@@ -277,7 +289,7 @@ def make_compute_logps(
 
   Args:
     graphdef: of the decoder.
-    temperature: of the sampler.
+    temperature: of the sampler; None is that of the batch, see `batch_logps`.
     chunk: of `token_logps`.
     micro_batches: the leading axis is computed in that many parts.
     mesh: the mesh that the parameters live on, or None.

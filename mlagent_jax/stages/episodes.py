@@ -17,7 +17,7 @@ import numpy as np
 from mlagent_jax import dispatch, rollout
 from mlagent_jax import reward as reward_lib
 from mlagent_jax.environment import records
-from mlagent_jax.stages import journal, timeline
+from mlagent_jax.stages import journal, temperature, timeline
 from mlagent_jax.stages import learner as learner_lib
 from mlagent_jax.stages import states as states_lib
 from mlagent_jax.stages.rollouts import Batch
@@ -120,6 +120,7 @@ class EpisodeRollouts:
       max_seconds=60 * config.environment.max_minutes,
       seed=config.seed,
       stream=FIRST_STREAM + number,
+      temperature=temperature.at(self._settings, number),
       span=self._spans.span,
     )
 

@@ -34,6 +34,7 @@ _POSITIVE = (
   'value_clip',
 )
 _NOT_NEGATIVE = (
+  'temperature_last',
   'std_floor',
   'kl_coef',
   'entropy_coef',

@@ -23,7 +23,7 @@ from mlagent_jax import losses, train_state
 from mlagent_jax.model import critic as critic_lib
 from mlagent_jax.model import logps, sharding
 from mlagent_jax.stages import learner as learner_lib
-from mlagent_jax.stages import not_finite, rl_batch, rl_checks
+from mlagent_jax.stages import not_finite, rl_batch, rl_checks, temperature
 
 # What an update reads of a batch; the rest stays out of its program.
 _LAYOUT = (
@@ -33,6 +33,7 @@ _LAYOUT = (
   'targets',
   'mask',
   'lengths',
+  'temperature',
   'branches',
   'sources',
   'places',
@@ -149,6 +150,10 @@ def make_trainer(learner: learner_lib.Learner) -> Trainer:
   tx, critic_tx = _optimizers(learner)
   in_loss = settings.kl_place == 'loss'
   fixed = settings.kl_control == 'fixed'
+  # None: that of the batch.
+  own_temperature = settings.temperature
+  if temperature.changes(settings):
+    own_temperature = None
   loss = losses.make_step_rl_loss(
     clip_low=settings.clip_low,
     clip_high=settings.clip_high,
@@ -159,7 +164,7 @@ def make_trainer(learner: learner_lib.Learner) -> Trainer:
     kl_kind=settings.kl_estimator,
     entropy_coef=settings.entropy_coef,
     importance_cap=settings.importance_cap or None,
-    temperature=settings.temperature,
+    temperature=own_temperature,
   )
   parts = {'micro_batches': settings.micro_batches, 'mesh': mesh}
   # Of a whole batch, in parts as large as an update's.
@@ -169,7 +174,7 @@ def make_trainer(learner: learner_lib.Learner) -> Trainer:
   trainer = Trainer(
     train_state.make_train_step(learner.graphdef, loss, tx, **parts),
     logps.make_compute_logps(
-      learner.graphdef, temperature=settings.temperature, **all_parts
+      learner.graphdef, temperature=own_temperature, **all_parts
     ),
     _make_take(settings.mini_batches, mesh),
   )
@@ -233,6 +238,9 @@ def update(
   if settings.layout == 'packed_groups':
     taken = rl_batch.fitting(settings, taken)
   host = rl_batch.host_batch(learner, P, taken)
+  if temperature.changes(settings):
+    now = temperature.at(settings, number)
+    host['temperature'] = np.full(len(host['tokens']), now, np.float32)
   batch = train_state.put_batch(host, learner.mesh)
   updates = settings.epochs * settings.mini_batches
   critic_alone = (

@@ -21,7 +21,7 @@ import numpy as np
 from mlagent_jax import dispatch, rollout
 from mlagent_jax import reward as reward_lib
 from mlagent_jax.environment import records
-from mlagent_jax.stages import journal, timeline
+from mlagent_jax.stages import journal, temperature, timeline
 from mlagent_jax.stages import learner as learner_lib
 from mlagent_jax.stages import states as states_lib
 from mlagent_jax.stages.journal import SampleId
@@ -199,6 +199,7 @@ class StepRollouts:
         step=number,
         shape=(len(drawn), self._settings.samples_per_state),
       ),
+      temperature.at(self._settings, number),
     )
     rows = tuple(
       journal.Row(

@@ -48,7 +48,11 @@ class SplitPolicy:
     self._leading = None  # this process's parameters, within `lead`
 
   def sample_replies(
-    self, params, prompts: Sequence[Sequence[int]], seeds: np.ndarray
+    self,
+    params,
+    prompts: Sequence[Sequence[int]],
+    seeds: np.ndarray,
+    temperature: float | None = None,
   ) -> list[list[rollout.Reply]] | None:
     """As `rollout.Policy.sample_replies`.
 
@@ -63,9 +67,10 @@ class SplitPolicy:
     """
     if self._leading is None:
       local = replicas.copy_to_local(params, self._mesh)
-      return self._sample(local, prompts, seeds)
-    self._processes.leader_does(lambda: (prompts, seeds))
-    return self._sample(self._leading, prompts, seeds)
+      return self._sample(local, prompts, seeds, temperature)
+    request = prompts, seeds, temperature
+    self._processes.leader_does(lambda: request)
+    return self._sample(self._leading, *request)
 
   def lead(self, params, function: Callable[[], _T]) -> _T:
     """Runs `function` in process 0; whenever it samples, the others do too.
@@ -98,13 +103,15 @@ class SplitPolicy:
         self._sample(local, *request)
     return processes.leader_does(run)
 
-  def _sample(self, local, prompts, seeds):
+  def _sample(self, local, prompts, seeds, temperature):
     count, index = self._processes.count, self._processes.index
     bounds = [len(prompts) * part // count for part in range(count + 1)]
     mine = slice(bounds[index], bounds[index + 1])
     failure = None
     try:
-      found = self._policy.sample_replies(local, prompts[mine], seeds[mine])
+      found = self._policy.sample_replies(
+        local, prompts[mine], seeds[mine], temperature
+      )
     except BaseException as error:  # noqa: BLE001 - raised in process 0
       # The others wait for this part: they must hear of it.
       failure, found = error, _Failed(f'{type(error).__name__}: {error}')
