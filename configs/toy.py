@@ -34,7 +34,7 @@ def get_config():
   # Each is a few new prompts, and hardly a script that did not run before: what
   # RL learns holds for prompts that it did not see only if it saw many.
   config.collect.trajectories_per_task = 120
-  config.sft.steps = 200
+  config.sft.steps = 250
   # Rows of [prompt | slots], with room for the longest of both, are about twice
   # as many tokens for as many actions.
   config.sft.layout = 'packed_groups'

@@ -160,6 +160,27 @@ def test_the_ratio_is_exactly_one_at_the_first_mini_batch(options, tmp_path):
   assert (metrics['ratio'] == 1.0) is not later
 
 
+@pytest.mark.parametrize(
+  'layout',
+  [{}, {'layout': 'packed_groups', 'batch_size': 2, 'max_length': 64}],
+  ids=str,
+)
+@pytest.mark.parametrize('number, expected', [(1, 0.5), (2, 1.0), (3, 1.5)])
+def test_an_update_is_of_the_temperature_of_its_step(
+  layout, number, expected, tmp_path
+):
+  steps = {**layout, 'steps': 3}
+  changing = {**steps, 'temperature': 0.5, 'temperature_last': 1.5}
+  groups = groups_of()
+  state, metrics = update(changing, groups, tmp_path, number=number)
+  alike, same = update({**steps, 'temperature': expected}, groups, tmp_path)
+  assert metrics == pytest.approx(same, rel=1e-5, abs=1e-7)
+  for x, y in zip(params_of(state), params_of(alike), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+  _, other = update({**steps, 'temperature': 3.0}, groups, tmp_path)
+  assert abs(other['entropy'] - metrics['entropy']) > 0.01
+
+
 def test_all_updates_of_a_run_are_one_program(tmp_path):
   options = {'mini_batches': 2, 'epochs': 2, 'kl_coef': 0.125}
   learner, trainer, reference = setup(**options)

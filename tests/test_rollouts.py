@@ -49,6 +49,7 @@ class Writer:
 
   sleeps: dict
   calls: int = 0
+  temperatures: dict = dataclasses.field(default_factory=dict)
 
   def policy(self, **_):
     return self
@@ -56,6 +57,7 @@ class Writer:
   def sample_replies(self, params, prompts, seeds, temperature=None):
     self.calls += 1
     step = self.step_of[int(seeds[0, 0])]
+    self.temperatures[step] = temperature
     return [
       [self._reply(params, step, row, slot) for slot in range(seeds.shape[1])]
       for row in range(len(prompts))
@@ -209,6 +211,18 @@ def test_staleness_is_what_was_asked_for(opened, staleness):
     assert batch.valid.all()
     assert batch.owners.tolist() == [[0, 1, 2], [3, 4, 5]]
   assert accounts(live.workdir.folder, 6) == dict.fromkeys(every_sample(6), 1)
+
+
+@pytest.mark.parametrize('staleness', [0, 2])
+def test_a_batch_is_sampled_at_the_temperature_of_its_step(opened, staleness):
+  live, known = opened(
+    temperature=0.5, temperature_last=1.0, max_staleness=staleness
+  )
+  writer = Writer({})
+  loop(live, source_of(live, known, writer))
+  assert writer.temperatures == pytest.approx(
+    {1: 0.5, 2: 0.6, 3: 0.7, 4: 0.8, 5: 0.9, 6: 1.0}
+  )
 
 
 def test_the_states_do_not_depend_on_the_staleness(opened):

@@ -99,11 +99,12 @@ def naive(hidden, head, targets, temperature):
   return picked, -jnp.sum(jnp.exp(logps) * logps, axis=-1)
 
 
+@pytest.mark.parametrize('temperature', [0.7, (0.7, 1.3)], ids=str)
 @pytest.mark.parametrize(
   'chunk, split',
   [(4, None), (64, None), (None, None), (4, (2, 2)), (None, (2, 2))],
 )
-def test_chunks_equal_the_whole(chunk, split):
+def test_chunks_equal_the_whole(chunk, split, temperature):
   B, T, D, V = 2, 10, 8, 60
   mesh = make_mesh(1, *split, jax.devices()[:4]) if split else None
   rng = np.random.default_rng(0)
@@ -133,12 +134,16 @@ def test_chunks_equal_the_whole(chunk, split):
         head,
         targets,
         chunk=chunk,
-        temperature=0.7,
+        temperature=of_rows,
         entropy_gradient=True,
       )
 
+  of_rows, divisor = temperature, temperature
+  if isinstance(temperature, tuple):
+    of_rows = jnp.float32(temperature)
+    divisor = of_rows[:, None, None]
   got = run(ours)
-  expected = run(lambda hidden, head: naive(hidden, head, targets, 0.7))
+  expected = run(lambda hidden, head: naive(hidden, head, targets, divisor))
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5),
     got,
