@@ -225,7 +225,7 @@ def update(
 
   Returns:
     The state, and metrics: means over the updates; `ratio_first` is that of
-    the first mini-batch, `kl_coef` the coefficient that was used.
+    the first mini-batch, `kl_coef` and `temperature` are those that were used.
 
   Raises:
     NotFiniteError: if a loss or gradient is NaN or infinite.
@@ -238,8 +238,8 @@ def update(
   if settings.layout == 'packed_groups':
     taken = rl_batch.fitting(settings, taken)
   host = rl_batch.host_batch(learner, P, taken)
+  now = temperature.at(settings, number)
   if temperature.changes(settings):
-    now = temperature.at(settings, number)
     host['temperature'] = np.full(len(host['tokens']), now, np.float32)
   batch = train_state.put_batch(host, learner.mesh)
   updates = settings.epochs * settings.mini_batches
@@ -301,6 +301,7 @@ def update(
   if not critic_alone and counted[0] is history[0]:
     figures['ratio_first'] = history[0]['ratio']
   figures['kl_coef'] = float(state.kl_coef)
+  figures['temperature'] = now
   figures['states_trained'] = int(taken.trained.any(axis=-1).sum())
   kl_coef = state.kl_coef
   kl = figures.get('kl', np.nan)
