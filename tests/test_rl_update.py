@@ -192,7 +192,7 @@ def test_all_updates_of_a_run_are_one_program(tmp_path):
     groups = groups_of(seed=number)
     state, _ = update(options, groups, tmp_path, state, number)
   assert trainer.update_policy._cache_size() == 1
-  assert trainer.compute_logps._cache_size() == 2  # of two sets of parameters
+  assert trainer.compute_logps._cache_size() == 1  # of the reference, too
 
 
 def test_mini_batches_are_rows_of_the_batch_and_every_row_comes_once():
