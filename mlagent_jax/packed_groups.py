@@ -25,15 +25,8 @@ from mlagent_jax.batching import (
   plan_packing,
 )
 
-# Arrays of the packed rows [B, …]; the rest is of groups.
-PACKED = (
-  'tokens',
-  'positions',
-  'segment_ids',
-  'branches',
-  'sources',
-  'temperature',
-)
+# What `packed_layout` has [B, T] of; the rest is of groups.
+PACKED = ('tokens', 'positions', 'segment_ids', 'branches', 'sources')
 
 # A group, or a part of its actions: its index and those of its actions.
 Piece = tuple[int, list[int]]

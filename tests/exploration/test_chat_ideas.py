@@ -104,6 +104,7 @@ def test_a_folder_without_a_model_is_told(tmp_path):
 
 
 @pytest.mark.torch
+@pytest.mark.embeddings
 def test_sentence_embedding_is_the_one_of_its_card():
   import torch
   import transformers
