@@ -134,7 +134,7 @@ def _run_file(path: str) -> int:
 
 
 def _end(code: int, folder: str, libraries: frozenset[str]) -> None:
-  """Ends the process as the interpreter would, but leaves the libraries as are.
+  """Ends the process as the interpreter would, but leaves libraries standing.
 
   To take them apart takes longer than an ordinary script. What shows of an end
   is done: threads are joined, functions for the end called, the script's
